@@ -1,0 +1,1 @@
+"""Models: the packed forward pass, log-probabilities, sampling, weights and their versions."""

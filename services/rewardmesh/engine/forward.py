@@ -1,0 +1,99 @@
+"""The one forward pass behind rewards, log-probabilities and the training step.
+
+Packed: the whole batch in one row, shared prefixes once (see `packing`). Plain: one sequence at a time with the model's own attention,
+for models that cannot be packed. Whether a model can is found by trying: its packed and its plain answer to a small tree must agree.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rewardmesh.engine.attention import PACKED
+from rewardmesh.engine.packing import Plan, TokenIds, make_plan
+
+PARITY = 1e-4
+"""Greatest absolute difference (fp32) between packed and plain hidden states, relative to their scale, that counts as agreement."""
+
+
+def hidden_states(model: Any, plan: Plan) -> torch.Tensor:
+    """Last hidden states of a packed batch: [T, width]."""
+    device = next(model.parameters()).device
+    out = model.base_model(
+        input_ids=plan.token_ids.to(device)[None], position_ids=plan.position_ids.to(device)[None], use_cache=False, plan=plan
+    )
+    states: torch.Tensor = out.last_hidden_state[0]
+    return states
+
+
+def sequence_states(model: Any, sequences: Sequence[TokenIds], *, packed: bool) -> tuple[torch.Tensor, list[torch.Tensor], list[int]]:
+    """Hidden states of sequences.
+
+    Returns:
+        states [T, width]; for each sequence the int64 indices [L] of its tokens in `states`; tokens really
+        computed for each sequence.
+    """
+    if packed:
+        plan = make_plan(sequences)
+        states = hidden_states(model, plan)
+        return states, [plan.rows(i).to(states.device) for i in range(len(sequences))], plan.computed_by()
+    device = next(model.parameters()).device
+    parts = []
+    for ids in sequences:
+        batch = torch.as_tensor(np.asarray(ids, dtype=np.int64), device=device)[None]
+        parts.append(model.base_model(input_ids=batch, use_cache=False).last_hidden_state[0])
+    starts = np.cumsum([0, *(len(ids) for ids in sequences)])
+    rows = [torch.arange(a, b, device=device) for a, b in itertools.pairwise(starts)]
+    return torch.cat(parts), rows, [len(ids) for ids in sequences]
+
+
+def classification_scores(model: Any, sequences: Sequence[TokenIds], *, packed: bool) -> tuple[torch.Tensor, list[int]]:
+    """Output of a sequence-classification head at each sequence's last token.
+
+    Returns:
+        float32 [n, outputs]; tokens really computed for each sequence.
+    """
+    states, rows, computed = sequence_states(model, sequences, packed=packed)
+    last = torch.stack([r[-1] for r in rows])
+    return classification_head(model)(states[last]).float(), computed
+
+
+def classification_head(model: Any) -> torch.nn.Module:
+    """The linear head of a transformers sequence-classification model."""
+    for name in ("score", "classifier"):
+        head = getattr(model, name, None)
+        if isinstance(head, torch.nn.Module):
+            return head
+    raise ValueError(f"{type(model).__name__} has no sequence-classification head (score or classifier)")
+
+
+def why_not_packed(model: Any) -> str:
+    """Empty when the model's packed forward agrees with its plain one; else the reason.
+
+    Leaves the model with the attention that it should be run with.
+    """
+    own = model.config._attn_implementation
+    vocabulary = model.config.vocab_size
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.randint(0, vocabulary, (12,), generator=generator).tolist()
+    probe = [prompt + torch.randint(0, vocabulary, (n,), generator=generator).tolist() for n in (5, 3, 7)]
+    with torch.inference_mode():
+        plain, _, _ = sequence_states(model, probe, packed=False)
+        try:
+            model.set_attn_implementation(PACKED)
+            states, rows, _ = sequence_states(model, probe, packed=True)
+            packed = torch.cat([states[r] for r in rows])
+        except Exception as error:  # noqa: BLE001 - whatever an unknown architecture raises means the same: run it plainly
+            model.set_attn_implementation(own)
+            return f"its attention cannot be packed: {error}"
+    scale = max(float(plain.abs().max()), 1.0)
+    difference = float((packed.float() - plain.float()).abs().max()) / scale
+    tolerance = PARITY if plain.dtype == torch.float32 else 5e-2
+    if not difference <= tolerance:
+        model.set_attn_implementation(own)
+        return f"packed and plain forward differ by {difference:.2g} (tolerance {tolerance:.0e})"
+    return ""

@@ -1,0 +1,48 @@
+"""Bidirectional streams: messages come in, answers go out as they are ready, and no more than a few are under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+async def stream_items(requests: AsyncIterator[Q], answer: Callable[[Q], Awaitable[A]], *, window: int = 32) -> AsyncIterator[A]:
+    """Answer every request, in the order of completion.
+
+    Reading stops while `window` answers are under way, which pushes back on the sender through HTTP/2 flow control. The first
+    exception ends the stream; when the consumer goes, everything under way is cancelled.
+    """
+    under_way: set[asyncio.Task[Any]] = set()
+    source = aiter(requests)
+    reading: asyncio.Task[Any] | None = asyncio.ensure_future(_next(source))
+    try:
+        while reading or under_way:
+            wanted = {*under_way, *([reading] if reading and len(under_way) < window else [])}
+            done, _ = await asyncio.wait(wanted, return_when=asyncio.FIRST_COMPLETED)
+            if reading and reading in done:
+                done.discard(reading)
+                try:
+                    under_way.add(asyncio.ensure_future(_call(answer, reading.result())))
+                    reading = asyncio.ensure_future(_next(source))
+                except StopAsyncIteration:
+                    reading = None
+            for task in done:
+                under_way.discard(task)
+                yield task.result()
+    finally:
+        leftovers = [*under_way, *([reading] if reading else [])]
+        for leftover in leftovers:
+            leftover.cancel()
+        await asyncio.gather(*leftovers, return_exceptions=True)
+
+
+async def _next(source: AsyncIterator[Q]) -> Q:
+    return await anext(source)
+
+
+async def _call(answer: Callable[[Q], Awaitable[A]], request: Q) -> A:
+    return await answer(request)
