@@ -1,0 +1,8 @@
+"""Reference policies as a gRPC service."""
+
+from rewardmesh.logprob.config import LogProbConfig
+from rewardmesh.logprob.service import create_server
+
+Config = LogProbConfig
+
+__all__ = ["Config", "LogProbConfig", "create_server"]

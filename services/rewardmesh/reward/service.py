@@ -1,0 +1,176 @@
+"""RewardService: a reward model behind the pull batcher."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from rewardmesh.engine.loading import LoadedModel, load_model
+from rewardmesh.engine.model_service import SERVICE as MODEL_SERVICE
+from rewardmesh.engine.model_service import ModelServicer
+from rewardmesh.engine.text import dialogue_ids, encode, fit
+from rewardmesh.engine.versions import ModelStore, model_ref
+from rewardmesh.reward.config import RewardConfig
+from rewardmesh.reward.scoring import SCALES, Objectives, compose, score
+from rewardmesh.serving import Server
+from rewardmesh.serving.batching import Batcher, Done, Work
+from rewardmesh.serving.context import CallContext, priority, remaining_s
+from rewardmesh.serving.errors import invalid_argument, unimplemented
+from rewardmesh.serving.metrics import REWARD, count_outcome
+from rewardmesh.serving.streaming import stream_items
+from rewardmesh.serving.validation import require_unique_ids, sample_problem
+from rewardmesh.v1 import common_pb2 as pb
+from rewardmesh.v1 import model_service_pb2, model_service_pb2_grpc
+from rewardmesh.v1 import reward_service_pb2 as api
+from rewardmesh.v1 import reward_service_pb2_grpc as rpc
+
+SERVICE = "rewardmesh.v1.RewardService"
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A sample as the engine takes it, or the problem that keeps it out."""
+
+    work: Work[list[int]]
+    truncated: bool
+    problem: pb.Absence | None
+
+
+class RewardServicer(rpc.RewardServiceServicer):
+    """Scores samples with the active version of one model."""
+
+    def __init__(self, config: RewardConfig, store: ModelStore, objectives: Objectives) -> None:
+        self._config = config
+        self._store = store
+        self._objectives = objectives
+        self.batcher: Batcher[list[int], list[float]] = Batcher(
+            lambda lane, payloads: score(cast(LoadedModel, lane), payloads),
+            service=SERVICE,
+            budget_tokens=config.budget_tokens,
+            max_queue_tokens=config.max_queue_tokens,
+            batch_invariant=config.batch_invariant,
+        )
+
+    async def Score(self, request: api.ScoreRequest, context: CallContext) -> api.ScoreResponse:
+        """See the proto."""
+        require_unique_ids((sample.id for sample in request.samples), "samples")
+        return api.ScoreResponse(outcomes=await self._score(request.options, request.samples, context))
+
+    async def StreamScores(
+        self, requests: AsyncIterator[api.StreamScoresRequest], context: CallContext
+    ) -> AsyncIterator[api.StreamScoresResponse]:
+        """See the proto."""
+        first = await anext(aiter(requests), None)
+        if first is None:
+            return
+        options = first.options
+        seen: set[str] = set()
+
+        async def batches() -> AsyncIterator[Sequence[pb.Sample]]:
+            yield first.samples
+            async for message in requests:
+                if message.HasField("options"):
+                    raise invalid_argument("options", "may only be in the first message of a stream")
+                yield message.samples
+
+        async def answer(samples: Sequence[pb.Sample]) -> list[pb.Outcome]:
+            require_unique_ids((*seen, *(sample.id for sample in samples)), "samples")
+            seen.update(sample.id for sample in samples)
+            return await self._score(options, samples, context)
+
+        async for outcomes in stream_items(batches(), answer):
+            for outcome in outcomes:
+                yield api.StreamScoresResponse(outcome=outcome)
+
+    async def _score(self, options: api.ScoreOptions, samples: Sequence[pb.Sample], context: CallContext) -> list[pb.Outcome]:
+        model = self._store.resolve(options.model if options.HasField("model") else None)
+        weights = self._objectives.resolve(options.objective_weights)
+        self._refuse_unsupported(options)
+        prepared = await asyncio.to_thread(self._prepare, model, samples)
+        works = [item.work for item in prepared if item.problem is None]
+        done = iter(await self.batcher.submit(works, priority=priority(context), timeout_s=remaining_s(context)))
+        outcomes = []
+        for sample, ready in zip(samples, prepared, strict=True):
+            item: Done[list[float]] = next(done) if ready.problem is None else Done(None, ready.problem)
+            lost = item.absence
+            outcome = pb.Outcome(sample_id=sample.id, provenance=self._provenance(model, item, ready))
+            if item.result is not None:
+                reward = compose(item.result, self._objectives, weights, SCALES[self._config.scale])
+                if isinstance(reward, pb.Absence):
+                    lost = reward
+                else:
+                    outcome.reward.CopyFrom(reward)
+                    REWARD.labels(model.name).observe(reward.value)
+            if lost is not None:
+                outcome.absence.CopyFrom(lost)
+            count_outcome(SERVICE, model.name, lost)
+            outcomes.append(outcome)
+        return outcomes
+
+    def _prepare(self, model: LoadedModel, samples: Sequence[pb.Sample]) -> list[_Prepared]:
+        return [self._prepare_one(model, sample) for sample in samples]
+
+    def _prepare_one(self, model: LoadedModel, sample: pb.Sample) -> _Prepared:
+        key = sample.group_id or "\0".join(message.content for message in sample.prompt)
+        problem = sample_problem(sample)
+        if problem is not None:
+            return _Prepared(Work([], model, key, 0), False, problem)
+        ids = dialogue_ids(model.tokenizer, sample.prompt, sample.completion.text)
+        tail = len(encode(model.tokenizer, sample.completion.text))
+        fitted = fit(ids, model.max_tokens, self._config.overlength, keep=tail)
+        if isinstance(fitted, pb.Absence):
+            return _Prepared(Work([], model, key, len(ids)), False, fitted)
+        ids, cut = fitted
+        return _Prepared(Work(ids, model, key, len(ids), shared_tokens=max(len(ids) - tail, 0)), cut, None)
+
+    def _provenance(self, model: LoadedModel, item: Done[list[float]], ready: _Prepared) -> pb.Provenance:
+        return pb.Provenance(
+            service=SERVICE,
+            model=model_ref(model),
+            replica=self._config.replica,
+            queue_seconds=item.queue_seconds,
+            compute_seconds=item.compute_seconds,
+            tokens_read=ready.work.tokens,
+            tokens_computed=item.tokens_computed,
+            truncated=ready.truncated,
+        )
+
+    def _refuse_unsupported(self, options: api.ScoreOptions) -> None:
+        for name in ("spread", "quantiles", "tokens", "spans", "rationale", "embedding"):
+            if getattr(options.want, name):
+                raise unimplemented(f"options.want.{name}")
+        if options.HasField("reference_policy"):
+            raise unimplemented("options.reference_policy (a log-ratio reward)")
+        if options.samples_per_item > 1:
+            raise unimplemented("options.samples_per_item above 1 (a generative reward model)")
+
+
+async def create_server(config: RewardConfig) -> Server:
+    """Load the model and build the server; raises LoadError when the model cannot be served."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+
+    def load(path: str, version: int) -> LoadedModel:
+        return load_model(path, "classification", name=config.name, version=version, device=config.device, dtype=config.dtype)
+
+    first = await asyncio.to_thread(load, config.model, 1)
+    objectives = Objectives.of(first, config.objectives, config.objective_weights)
+    store = ModelStore(SERVICE, first, load)
+    servicer = RewardServicer(config, store, objectives)
+    capabilities = model_service_pb2.Capabilities(
+        outputs=["value", "objectives"] if objectives.names else ["value"],
+        objectives=objectives.names,
+        scale=pb.Scale(kind=SCALES[config.scale]),
+        batch_budget_tokens=config.budget_tokens,
+        batch_invariant=config.batch_invariant,
+        overlength=model_service_pb2.OverlengthPolicy.Value(f"OVERLENGTH_POLICY_{config.overlength.upper()}"),
+    )
+    server = Server(config, "reward", load=servicer.batcher.load)
+    server.add_service(SERVICE, rpc.add_RewardServiceServicer_to_server, servicer)
+    server.add_service(MODEL_SERVICE, model_service_pb2_grpc.add_ModelServiceServicer_to_server, ModelServicer([store], capabilities))
+    server.on_stop(servicer.batcher.close)
+    return server
