@@ -1,0 +1,309 @@
+"""Batch calls without their transport: how many items become few requests, and replies become one result an item, in order.
+
+A `Batch` is shared by the blocking and the asyncio client: either sends `requests` (several at once) and hands `read` one reply a request:
+the response, or the `Absence` that all items of that request share.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import grpc
+from google.protobuf.struct_pb2 import Struct
+
+from rewardmesh.client.errors import CallFailed
+from rewardmesh.client.messages import Model, model_ref
+from rewardmesh.client.results import (
+    Absence,
+    Evaluation,
+    Evaluations,
+    Grades,
+    Preference,
+    Score,
+    Selection,
+    TokenScores,
+    Verdict,
+)
+from rewardmesh.v1.common_pb2 import ModelRef, Outcome, Provenance, Sample
+from rewardmesh.v1.judge_service_pb2 import (
+    CompareOrders,
+    CompareRequest,
+    CompareResponse,
+    GradeRequest,
+    GradeResponse,
+    GradesOutcome,
+    Pair,
+    PreferenceOutcome,
+)
+from rewardmesh.v1.log_prob_service_pb2 import LogProbWants, ScoreTokensRequest, ScoreTokensResponse, TokenLogProbsOutcome, TokenSequence
+from rewardmesh.v1.mesh_service_pb2 import EvaluateOptions, EvaluateRequest, EvaluateResponse, SelectBestRequest, SelectBestResponse
+from rewardmesh.v1.mesh_service_pb2 import Evaluation as EvaluationMessage
+from rewardmesh.v1.reward_service_pb2 import ScoreOptions, ScoreRequest, ScoreResponse
+from rewardmesh.v1.verifier_service_pb2 import VerdictOutcome, VerifyRequest, VerifyResponse
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+Out = TypeVar("Out")
+Item = TypeVar("Item", bound=_HasId)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Batch(Generic[Q, A, Out]):
+    """Requests to send, and how to read their replies (as many, in the same order)."""
+
+    requests: list[Q]
+    read: Callable[[Sequence[A | Absence]], Out]
+
+
+def read_replies(batch: Batch[Q, A, Out], replies: Sequence[A | Absence]) -> Out:
+    """The results of a batch; a reply that does not keep the contract raises CallFailed."""
+    try:
+        return batch.read(replies)
+    except ValueError as error:
+        raise broken_promise(str(error)) from error
+
+
+def unique(items: Iterable[Item], what: str) -> list[Item]:
+    """List the items; an empty or repeated id raises ValueError. The server would not see one that spans two chunks."""
+    listed = list(items)
+    seen: set[str] = set()
+    for position, item in enumerate(listed):
+        if not item.id:
+            raise ValueError(f"{what} {position} has no id")
+        if item.id in seen:
+            raise ValueError(f"duplicate {what} id {item.id!r}")
+        seen.add(item.id)
+    return listed
+
+
+def score(
+    samples: Iterable[Sample], size: int, options: ScoreOptions | None, model: Model
+) -> Batch[ScoreRequest, ScoreResponse, list[Score]]:
+    chosen = score_options(options, model)
+    chunks = _chunks(unique(samples, "sample"), size)
+    return Batch(
+        [ScoreRequest(options=chosen, samples=chunk) for chunk in chunks],
+        _flat(chunks, lambda chunk, reply: _checked(chunk, [Score.from_proto(o) for o in reply.outcomes], _sample_id), absent_score),
+    )
+
+
+def verify(
+    samples: Iterable[Sample], size: int, verifier: str, options: Mapping[str, Any] | None
+) -> Batch[VerifyRequest, VerifyResponse, list[Verdict]]:
+    chunks = _chunks(unique(samples, "sample"), size)
+    struct = None
+    if options is not None:
+        struct = Struct()
+        struct.update(options)
+    return Batch(
+        [VerifyRequest(verifier=verifier, samples=chunk, options=struct) for chunk in chunks],
+        _flat(
+            chunks,
+            lambda chunk, reply: _checked(chunk, [Verdict.from_proto(o) for o in reply.outcomes], _sample_id),
+            lambda item, absence: Verdict.from_proto(VerdictOutcome(sample_id=item.id, absence=absence.to_proto())),
+        ),
+    )
+
+
+def compare_request(
+    model: Model, template: str, both_orders: bool, votes: int, temperature: float, seed: int, want_rationale: bool
+) -> CompareRequest:
+    return CompareRequest(
+        model=model_ref(model),
+        template=template,
+        orders=CompareOrders.COMPARE_ORDERS_BOTH if both_orders else CompareOrders.COMPARE_ORDERS_AS_GIVEN,
+        votes=votes,
+        temperature=temperature,
+        seed=seed,
+        want_rationale=want_rationale,
+    )
+
+
+def compare(pairs: Iterable[Pair], size: int, like: CompareRequest) -> Batch[CompareRequest, CompareResponse, list[Preference]]:
+    chunks = _chunks(unique(pairs, "pair"), size)
+    return Batch(
+        [_extended(like, CompareRequest(pairs=chunk)) for chunk in chunks],
+        _flat(
+            chunks,
+            lambda chunk, reply: _checked(chunk, [Preference.from_proto(o) for o in reply.outcomes], lambda found: found.pair_id),
+            lambda item, absence: Preference.from_proto(PreferenceOutcome(pair_id=item.id, absence=absence.to_proto())),
+        ),
+    )
+
+
+def grade_request(model: Model, rubric: str, votes: int, temperature: float, seed: int, want_rationale: bool) -> GradeRequest:
+    return GradeRequest(
+        model=model_ref(model), rubric=rubric, votes=votes, temperature=temperature, seed=seed, want_rationale=want_rationale
+    )
+
+
+def grade(samples: Iterable[Sample], size: int, like: GradeRequest) -> Batch[GradeRequest, GradeResponse, list[Grades]]:
+    chunks = _chunks(unique(samples, "sample"), size)
+    return Batch(
+        [_extended(like, GradeRequest(samples=chunk)) for chunk in chunks],
+        _flat(
+            chunks,
+            lambda chunk, reply: _checked(chunk, [Grades.from_proto(o) for o in reply.outcomes], _sample_id),
+            lambda item, absence: Grades.from_proto(GradesOutcome(sample_id=item.id, absence=absence.to_proto())),
+        ),
+    )
+
+
+def score_tokens_request(policies: Sequence[str | ModelRef], temperature: float, want: LogProbWants | None) -> ScoreTokensRequest:
+    references = [ModelRef(name=policy) if isinstance(policy, str) else policy for policy in policies]
+    return ScoreTokensRequest(policies=references, temperature=temperature, want=want)
+
+
+def score_tokens(
+    sequences: Iterable[TokenSequence], size: int, like: ScoreTokensRequest
+) -> Batch[ScoreTokensRequest, ScoreTokensResponse, list[TokenScores]]:
+    """Sequence-major: as many results a sequence as policies are asked for (one when none is named)."""
+    chunks = _chunks(unique(sequences, "sequence"), size)
+    policies = list(like.policies) or [ModelRef()]
+
+    def read(replies: Sequence[ScoreTokensResponse | Absence]) -> list[TokenScores]:
+        found: list[TokenScores] = []
+        for chunk, reply in zip(chunks, replies, strict=True):
+            if isinstance(reply, Absence):
+                found += [absent(item, policy, reply) for item in chunk for policy in policies]
+            else:
+                expected = [item for item in chunk for _ in policies]
+                found += _checked(expected, [_scores(outcome) for outcome in reply.outcomes], lambda scores: scores.sequence_id)
+        return found
+
+    def absent(item: TokenSequence, policy: ModelRef, absence: Absence) -> TokenScores:
+        outcome = TokenLogProbsOutcome(sequence_id=item.id, absence=absence.to_proto(), provenance=Provenance(model=policy))
+        return TokenScores.from_proto(outcome)
+
+    return Batch([_extended(like, ScoreTokensRequest(sequences=chunk)) for chunk in chunks], read)
+
+
+def evaluate(samples: Iterable[Sample], size: int, options: EvaluateOptions) -> Batch[EvaluateRequest, EvaluateResponse, Evaluations]:
+    """Chunks hold whole groups: answers to one prompt are judged against each other, so a group is never split (it may exceed the size)."""
+    listed = unique(samples, "sample")
+    groups: dict[str, list[Sample]] = {}
+    for item in listed:
+        groups.setdefault(f"group:{item.group_id}" if item.group_id else f"sample:{item.id}", []).append(item)
+    chunks: list[list[Sample]] = []
+    for group in groups.values():
+        if chunks and len(chunks[-1]) + len(group) <= size:
+            chunks[-1] += group
+        else:
+            chunks.append(list(group))
+
+    def read(replies: Sequence[EvaluateResponse | Absence]) -> Evaluations:
+        parts = [
+            absent_evaluations(c, r) if isinstance(r, Absence) else _read_evaluations(c, r) for c, r in zip(chunks, replies, strict=True)
+        ]
+        by_id = {evaluation.sample_id: evaluation for part in parts for evaluation in part.evaluations}
+        return Evaluations(
+            tuple(by_id[item.id] for item in listed),
+            tuple(group for part in parts for group in part.groups),
+            next((part.program_fingerprint for part in parts if part.program_fingerprint), ""),
+        )
+
+    return Batch([EvaluateRequest(options=options, samples=chunk) for chunk in chunks], read)
+
+
+def select_best(samples: Iterable[Sample], options: EvaluateOptions) -> Batch[SelectBestRequest, SelectBestResponse, Selection]:
+    listed = unique(samples, "sample")
+    if not listed:
+        raise ValueError("no samples to select from")
+
+    def read(replies: Sequence[SelectBestResponse | Absence]) -> Selection:
+        (reply,) = replies
+        if isinstance(reply, Absence):
+            return Selection(None, absent_evaluations(listed, reply).evaluations)
+        selection = Selection.from_proto(reply)
+        _checked(listed, list(selection.evaluations), _sample_id)
+        return selection
+
+    return Batch([SelectBestRequest(options=options, samples=listed)], read)
+
+
+def score_options(options: ScoreOptions | None, model: Model) -> ScoreOptions | None:
+    """The options with the model set in them, when it is given beside."""
+    reference = model_ref(model)
+    if reference is None:
+        return options
+    chosen = ScoreOptions()
+    if options is not None:
+        chosen.CopyFrom(options)
+    chosen.model.CopyFrom(reference)
+    return chosen
+
+
+def absent_score(item: Sample, absence: Absence) -> Score:
+    return Score.from_proto(Outcome(sample_id=item.id, absence=absence.to_proto()))
+
+
+def absent_evaluations(samples: Iterable[Sample], absence: Absence) -> Evaluations:
+    """What a group becomes when the gateway could not be asked."""
+    outcomes = [Outcome(sample_id=item.id, absence=absence.to_proto()) for item in samples]
+    return Evaluations(tuple(Evaluation.from_proto(EvaluationMessage(outcome=outcome)) for outcome in outcomes), (), "")
+
+
+def broken_promise(what: str) -> CallFailed:
+    """The server's answer does not keep the contract: an error of the whole call, never a guess."""
+    return CallFailed(grpc.StatusCode.INTERNAL, what)
+
+
+def _chunks(items: list[Item], size: int) -> list[list[Item]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _flat(
+    chunks: list[list[Item]], present: Callable[[list[Item], A], list[R]], absent: Callable[[Item, Absence], R]
+) -> Callable[[Sequence[A | Absence]], list[R]]:
+    def read(replies: Sequence[A | Absence]) -> list[R]:
+        found: list[R] = []
+        for chunk, reply in zip(chunks, replies, strict=True):
+            found += [absent(item, reply) for item in chunk] if isinstance(reply, Absence) else present(chunk, reply)
+        return found
+
+    return read
+
+
+def _checked(items: Sequence[Item], results: list[R], id_of: Callable[[R], str]) -> list[R]:
+    if len(results) != len(items):
+        raise broken_promise(f"{len(results)} outcomes for {len(items)} items")
+    for item, result in zip(items, results, strict=True):
+        if id_of(result) != item.id:
+            raise broken_promise(f"outcome of {id_of(result)!r} in the place of {item.id!r}")
+    return results
+
+
+class _HasSampleId(Protocol):
+    @property
+    def sample_id(self) -> str: ...
+
+
+def _sample_id(result: _HasSampleId) -> str:
+    return result.sample_id
+
+
+def _scores(outcome: TokenLogProbsOutcome) -> TokenScores:
+    return TokenScores.from_proto(outcome)
+
+
+def _read_evaluations(chunk: list[Sample], reply: EvaluateResponse) -> Evaluations:
+    evaluations = Evaluations.from_proto(reply)
+    _checked(chunk, list(evaluations.evaluations), _sample_id)
+    return evaluations
+
+
+M = TypeVar("M", CompareRequest, GradeRequest, ScoreTokensRequest)
+
+
+def _extended(like: M, more: M) -> M:
+    extended = type(like)()
+    extended.CopyFrom(like)
+    extended.MergeFrom(more)
+    return extended
