@@ -1,0 +1,100 @@
+"""What every algorithm is to the loop, and how one is found by its recipe name.
+
+An algorithm is one module of this package with `Config` (a pydantic model) and `create(config)`. The loop calls, per batch:
+
+    credit = algorithm.credit(groups, rng, values=old_values)      # who gets which credit; absences are left out and counted
+    for _ in range(algorithm.epochs):
+        for minibatch in algorithm.minibatches(credit, rng):       # one optimiser step each
+            for part in micro_batches(minibatch, max_tokens):      # gradient accumulation: the losses add up
+                algorithm.loss(part, log_probs, values).loss.backward()
+    metrics = algorithm.finish_step(credit)
+
+`log_probs` and `values` are Tensor[N] over the completion tokens of `part.rollouts`, concatenated in order.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from rewardmesh.trainer.credit import Credit
+from rewardmesh.trainer.samples import Group
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """`loss` is a scalar to call backward on. Loss and metrics are shares: summed over the micro-batches they give the batch's."""
+
+    loss: Tensor
+    metrics: dict[str, float]
+
+
+class AlgorithmConfig(BaseModel):
+    """Fields every algorithm has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(default=1, ge=1, description="passes over the batch")
+    minibatches: int = Field(default=1, ge=1, description="optimiser steps per pass")
+
+
+class Algorithm(Protocol):
+    """Turns groups into credit and credit into a loss; holds no model and no optimiser."""
+
+    name: str
+    needs_critic: bool
+    needs_reference: bool
+    samples_per_prompt_min: int
+
+    @property
+    def config(self) -> AlgorithmConfig:
+        """The typed configuration."""
+        ...
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the batch."""
+        ...
+
+    def credit(self, groups: Sequence[Group], rng: np.random.Generator, values: Tensor | None = None) -> Credit:
+        """Credit of a batch. `values`: old per-token critic values, Tensor[N] over `all_rollouts(groups)`, when needs_critic."""
+        ...
+
+    def minibatches(self, credit: Credit, rng: np.random.Generator) -> Iterator[Credit]:
+        """The parts of one pass, one optimiser step each, in random order; each is normalised by its own weight."""
+        ...
+
+    def loss(self, credit: Credit, log_probs: Tensor, values: Tensor | None = None) -> LossOutput:
+        """Loss over `credit`, normalised by `credit.normaliser`; `values` are the current critic's, when needs_critic."""
+        ...
+
+    def finish_step(self, credit: Credit) -> dict[str, float]:
+        """Called once after the last pass over a batch; returns metrics (an adaptive coefficient moves here)."""
+        ...
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint must keep for an exact resume."""
+        ...
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Restores `state()`."""
+        ...
+
+
+def known_algorithms() -> tuple[str, ...]:
+    """Names that `load_algorithm` accepts."""
+    package = importlib.import_module("rewardmesh.trainer.algorithms")
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")))
+
+
+def load_algorithm(name: str, config: Mapping[str, object] | None = None) -> Algorithm:
+    """The algorithm `name` with `config` validated by its own model; ValueError for an unknown name lists the known ones."""
+    if name not in known_algorithms():
+        raise ValueError(f"unknown algorithm {name!r}, known: {', '.join(known_algorithms())}")
+    module = importlib.import_module(f"rewardmesh.trainer.algorithms.{name}")
+    return cast(Algorithm, module.create(module.Config.model_validate(dict(config or {}))))

@@ -1,0 +1,18 @@
+"""Direct preference optimisation with soft labels.
+
+Rafailov et al. 2023 (arXiv 2305.18290), equation 7, with the label taken as a probability instead of a choice (as conservative DPO
+does with a constant): -p log sigmoid(beta h) - (1 - p) log sigmoid(-beta h). Its minimum over h is at sigmoid(beta h) = p, so that
+calibrated labels keep the KL anchor; p in {0, 1} gives the paper's loss, which has no minimum.
+"""
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def sigmoid_preference_loss(margin: Tensor, p_first: Tensor, beta: float) -> Tensor:
+    """Loss per pair, Tensor[P].
+
+    `margin` Tensor[P]: h = rho_first - rho_second, rho = sum over completion tokens of log pi - log pi_ref (nats);
+    `p_first` Tensor[P] in [0, 1]: probability that first is the better one. No mask: a pair without a label is no pair.
+    """
+    return -p_first * logsigmoid(beta * margin) - (1 - p_first) * logsigmoid(-beta * margin)

@@ -1,0 +1,143 @@
+"""A recipe: everything that decides what a training run does, in one YAML file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rewardmesh.serving.config import ConfigError, describe_errors, read_yaml
+from rewardmesh.trainer.algorithms import Algorithm, known_algorithms, load_algorithm
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PromptSource(_Part):
+    """A JSONL file of prompts."""
+
+    path: Path
+    prompt_field: str = Field("prompt", description="holds a string or a list of {role, content}")
+    reference_field: str = Field("references", description="holds a string or a list of gold answers; may be missing in the file")
+
+
+class Services(_Part):
+    """Where the mesh is: gRPC targets such as 127.0.0.1:50051 or dns:///rewardmesh-gateway:50051."""
+
+    gateway: str
+    generation: str
+    logprob: str | None = Field(None, description="needed by algorithms with a reference policy")
+    verifier: str | None = Field(None, description="needed for held-out evaluation")
+
+
+class Sampling(_Part):
+    """What the policy samples at each step."""
+
+    prompts_per_step: int = Field(16, ge=1)
+    completions: int = Field(4, ge=1, description="completions a prompt")
+    temperature: float = Field(1.0, gt=0, description="also the temperature of every log-probability in the loss")
+    max_tokens: int = Field(256, ge=1)
+
+
+class Optimiser(_Part):
+    """AdamW with a linear warm-up and gradient clipping."""
+
+    learning_rate: float = Field(5e-7, gt=0)
+    critic_learning_rate: float = Field(1e-5, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "linear"] = Field("constant", description="after the warm-up: stay, or fall to zero at the last step")
+    max_grad_norm: float = Field(1.0, gt=0)
+    micro_batch_tokens: int = Field(16384, ge=1, description="prompt and completion tokens of one forward and backward pass")
+
+
+class Patience(_Part):
+    """What happens while the mesh cannot answer."""
+
+    wait_seconds: float = Field(600.0, ge=0, description="longest wait for one group; the run then stops and can be resumed")
+    call_seconds: float = Field(60.0, gt=0, description="deadline of one scoring call")
+    generate_seconds: float = Field(600.0, gt=0, description="deadline of one generation call")
+    max_absent_fraction: float = Field(0.5, ge=0, le=1, description="the run stops when more of a step's samples have no reward")
+    resample_attempts: int = Field(2, ge=0, description="new completions tried for a sample that the program wants resampled")
+
+
+class Evaluation(_Part):
+    """Held-out evaluation before and after training."""
+
+    prompts: PromptSource
+    n: int = Field(500, ge=1, description="problems")
+    verifier: str = Field("math", description="verifier that says what is right")
+    every: int = Field(0, ge=0, description="also after every so many steps; 0 for never")
+
+
+class Recipe(_Part):
+    """A training run."""
+
+    run_dir: Path
+    policy: str = Field(description="Hugging Face model directory or hub name of the policy to train")
+    prompts: PromptSource
+    services: Services
+    program: str = Field("", description="reward program; empty for the gateway's only one")
+    reference_policy: str = Field("reference", description="name of the reference policy at the log-prob service")
+    algorithm: dict[str, Any] = Field(description="name, and the algorithm's own options")
+    sampling: Sampling = Sampling()
+    optimiser: Optimiser = Optimiser()
+    patience: Patience = Patience()
+    evaluation: Evaluation | None = None
+    steps: int = Field(100, ge=1)
+    seed: int = 0
+    checkpoint_every: int = Field(10, ge=1, description="steps")
+    keep_checkpoints: int = Field(2, ge=1)
+    device: str = "cpu"
+    threads: int = Field(0, ge=0, description="CPU threads of the training step; 0 leaves torch's choice")
+    metrics_port: int | None = Field(None, description="Prometheus port of the trainer; 0 picks a free one, unset serves none")
+    otlp_endpoint: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_the_algorithm(self) -> Recipe:
+        algorithm = self.make_algorithm()
+        if self.sampling.completions < algorithm.samples_per_prompt_min:
+            raise ValueError(f"sampling.completions: {algorithm.name} needs at least {algorithm.samples_per_prompt_min}")
+        if algorithm.needs_reference and not self.services.logprob:
+            raise ValueError(f"services.logprob: {algorithm.name} needs reference log-probabilities")
+        if self.evaluation and not self.services.verifier:
+            raise ValueError("services.verifier: the held-out evaluation needs it")
+        return self
+
+    @classmethod
+    def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+        """Read a recipe; `overrides` replaces top-level fields.
+
+        Raises:
+            ConfigError: with file and field of every mistake.
+        """
+        document = read_yaml(path)
+        document.update({key: value for key, value in (overrides or {}).items() if value is not None})
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise ConfigError(describe_errors(error, str(path))) from error
+
+    def make_algorithm(self) -> Algorithm:
+        """The algorithm with its options checked; ValueError names the mistake."""
+        options = dict(self.algorithm)
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise ValueError(f"algorithm.name: is missing; one of {', '.join(known_algorithms())}")
+        try:
+            return load_algorithm(name, options)
+        except ValidationError as error:
+            raise ValueError(describe_errors(error, "algorithm")) from error
+
+    def fingerprint(self) -> str:
+        """Hash (hex) of what must not change between a checkpoint and its resumption."""
+        fixed = self.model_dump(
+            mode="json", exclude={"run_dir", "services", "steps", "patience", "metrics_port", "otlp_endpoint", "keep_checkpoints"}
+        )
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
