@@ -9,11 +9,12 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from rewardmesh.serving import metrics
 from rewardmesh.serving.context import REQUEST_ID_KEY, CallContext, begin_request, remaining_s
-from rewardmesh.serving.errors import CallError
+from rewardmesh.serving.errors import CallError, invalid_argument
 from rewardmesh.serving.logs import get_logger
 
 log = get_logger(__name__)
@@ -44,18 +45,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
             async def stream(request: Any, context: CallContext) -> AsyncIterator[Any]:
                 async with self._observed(service, method, context):
-                    async for reply in inner(request, context):
+                    async for reply in inner(_decoded(request, handler), context):
                         yield reply
 
-            return kind(stream, handler.request_deserializer, handler.response_serializer)
+            return kind(stream, None, handler.response_serializer)
         kind_unary = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         inner_unary = handler.stream_unary or handler.unary_unary
 
         async def unary(request: Any, context: CallContext) -> Any:
             async with self._observed(service, method, context):
-                return await inner_unary(request, context)
+                return await inner_unary(_decoded(request, handler), context)
 
-        return kind_unary(unary, handler.request_deserializer, handler.response_serializer)
+        return kind_unary(unary, None, handler.response_serializer)
 
     @asynccontextmanager
     async def _observed(self, service: str, method: str, context: CallContext) -> AsyncIterator[None]:
@@ -93,3 +94,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         tokens, wait_s = self._load()
         trailers = ((REQUEST_ID_KEY, request_id), ("x-queue-tokens", str(tokens)), ("x-estimated-wait-ms", str(round(wait_s * 1e3))))
         context.set_trailing_metadata(trailers)
+
+
+def _decoded(request: Any, handler: Any) -> Any:
+    """The request as a message (or a stream of them): decoded here, so that bytes that are none get a status that says so."""
+    if not handler.request_streaming:
+        return _decode(request, handler.request_deserializer)
+
+    async def messages() -> AsyncIterator[Any]:
+        async for data in request:
+            yield _decode(data, handler.request_deserializer)
+
+    return messages()
+
+
+def _decode(data: bytes, deserializer: Callable[[bytes], Any]) -> Any:
+    try:
+        return deserializer(data)
+    except DecodeError as error:
+        raise invalid_argument("request", f"cannot be decoded, is every string UTF-8? ({error})") from error

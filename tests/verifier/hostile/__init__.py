@@ -1,0 +1,1 @@
+"""Verifiers that misbehave on the completion "bad" and pass everything else."""
