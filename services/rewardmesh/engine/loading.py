@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.logging import disable_progress_bar
 
 from rewardmesh.engine.forward import why_not_packed
@@ -78,7 +79,7 @@ def read_model(path: str | Path, kind: Kind, *, device: str = "cpu", dtype: str 
     loader = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     try:
         model, info = loader.from_pretrained(source, dtype=_DTYPES[dtype], output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = _read_tokenizer(source)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise LoadError(f"{source}: cannot be loaded: {error}") from error
     missing = sorted(info["missing_keys"])
@@ -88,6 +89,17 @@ def read_model(path: str | Path, kind: Kind, *, device: str = "cpu", dtype: str 
     model.eval()
     model.requires_grad_(False)
     return model, tokenizer
+
+
+def _read_tokenizer(source: str) -> Any:
+    """The tokenizer as it was saved.
+
+    For some architectures (qwen2) AutoTokenizer puts the architecture's own class in the place of a generic tokenizer, and so splits
+    text otherwise than the tokenizer that was saved with the model.
+    """
+    declared = get_tokenizer_config(source).get("tokenizer_class")
+    generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(source)
 
 
 def load_model(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from opentelemetry import trace
 
 from rewardmesh.engine.loading import write_version
@@ -104,7 +105,7 @@ class Trainer:
 
     async def run(self, on_step: OnStep | None) -> dict[str, object]:
         """Evaluate, train to the last step, evaluate, report."""
-        (self.run_dir / "recipe.json").write_text(self.recipe.model_dump_json(indent=2))
+        (self.run_dir / "recipe.yaml").write_text(yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False))
         self._program = await self._mesh.describe()
         (self.run_dir / "program.yaml").write_text(self._program)
         await self._publish()
