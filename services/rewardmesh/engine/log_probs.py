@@ -149,11 +149,11 @@ def next_token_log_probs(
     """
     states, rows, computed = sequence_states(model, prompts, packed=packed)
     last = states[torch.stack([r[-1] for r in rows])]
-    columns = [
-        token_statistics(model, last, torch.full((len(prompts),), token, dtype=torch.int64, device=last.device)).log_probs
-        for token in token_ids
-    ]
-    return torch.stack(columns, dim=1), computed
+    wanted = torch.as_tensor(np.asarray(token_ids, np.int64), device=last.device)
+    # One pass over the vocabulary gives the normaliser; the few logits are computed again, exactly, from their rows of the head.
+    logits = torch.stack([_logits(model, last, token, token + 1)[:, 0] for token in wanted.tolist()], dim=1)
+    first = token_statistics(model, last, wanted[:1].expand(len(prompts))).log_probs
+    return logits - (logits[:, 0] - first)[:, None], computed
 
 
 def output_weight(model: Any) -> torch.Tensor:

@@ -45,7 +45,7 @@ class ModelStore:
         Raises:
             CallError: NOT_FOUND for another name or a version not in memory, FAILED_PRECONDITION for another fingerprint.
         """
-        if wanted is None or (not wanted.name and not wanted.version):
+        if wanted is None or not (wanted.name or wanted.version or wanted.fingerprint):
             return self._active
         self.check_name(wanted.name)
         with self._lock:
