@@ -45,7 +45,7 @@ def models(make_model: Callable[..., Path]) -> dict[str, Path]:
     return {
         "policy": make_model("causal", seed=1),
         "reward": make_model("classification", seed=2),
-        "judge": make_model("causal", seed=3),
+        "judge": make_model("causal", seed=3, max_position_embeddings=1024),
     }
 
 

@@ -1,0 +1,48 @@
+"""`{judge: rubric, mode: grade}`: the total of a judge's grades."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rewardmesh.gateway.asking import Asker, Metadata
+from rewardmesh.gateway.backends import Backend
+from rewardmesh.gateway.program import JudgeSignal
+from rewardmesh.gateway.signals.reward import pinned_model
+from rewardmesh.v1 import common_pb2 as pb
+from rewardmesh.v1 import judge_service_pb2 as api
+from rewardmesh.v1.judge_service_pb2_grpc import JudgeServiceStub
+
+
+class GradeAsker(Asker[JudgeSignal, pb.Sample]):
+    """Asks a JudgeService for grades."""
+
+    answer_field = "grades"
+
+    def __init__(self, name: str, signal: JudgeSignal, backend: Backend) -> None:
+        super().__init__(name, signal, backend)
+        self._stub = JudgeServiceStub(backend.channel)
+
+    def questions(self, samples: Sequence[pb.Sample]) -> list[pb.Sample]:
+        return list(samples)
+
+    async def call(
+        self, questions: Sequence[pb.Sample], pin: pb.ModelRef | None, timeout_s: float, metadata: Metadata
+    ) -> Sequence[api.GradesOutcome]:
+        signal = self.signal
+        request = api.GradeRequest(
+            rubric=signal.judge,
+            samples=questions,
+            votes=signal.votes,
+            temperature=signal.temperature,
+            seed=signal.seed,
+            want_rationale=signal.rationale,
+        )
+        if signal.model or pin is not None:
+            request.model.CopyFrom(pinned_model(signal.model, pin))
+        return (await self._stub.Grade(request, timeout=timeout_s, metadata=metadata)).outcomes
+
+    def outcome_id(self, outcome: api.GradesOutcome) -> str:
+        return outcome.sample_id
+
+    def value_of(self, outcome: api.GradesOutcome) -> float:
+        return outcome.grades.total
