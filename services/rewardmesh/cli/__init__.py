@@ -1,0 +1,21 @@
+"""The `rewardmesh` command; importing this package costs nothing, every command imports what it needs when it runs."""
+
+import sys
+
+from rewardmesh.cli.missing import missing_dependency
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line: `rewardmesh = "rewardmesh.cli:main"`."""
+    try:
+        from rewardmesh.cli.app import app
+
+        app(prog_name="rewardmesh")
+    except ModuleNotFoundError as error:
+        line = missing_dependency(error)
+        if line is None:
+            raise
+        print(f"rewardmesh: {line}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,5 @@
+"""`python -m rewardmesh.cli` is `rewardmesh`."""
+
+from rewardmesh.cli import main
+
+main()
