@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from rewardmesh.cli.demo import demo
 from rewardmesh.cli.doctor import doctor
 from rewardmesh.cli.score import score
 from rewardmesh.cli.serve import serve_app
 from rewardmesh.cli.train import report, train
+from rewardmesh.cli.training_models import train_policy, train_reward
 from rewardmesh.cli.up import status, up
 from rewardmesh.cli.version import version
 
@@ -20,5 +22,5 @@ app = typer.Typer(
 )
 
 app.add_typer(serve_app, name="serve")
-for _command in (up, status, score, train, report, doctor, version):
+for _command in (demo, up, status, score, train, train_policy, train_reward, report, doctor, version):
     app.command()(_command)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.logging import disable_progress_bar
 
 from rewardmesh.engine.forward import why_not_packed
+from rewardmesh.engine.packing import MIN_SHARED_TOKENS
 
 # A server's log and the demo's own progress bars are no place for bars about reading one file.
 disable_progress_bar()
@@ -59,6 +59,10 @@ class LoadedModel:
         """Longest input in tokens."""
         return int(getattr(self.model.config, "max_position_embeddings", 2**31 - 1))
 
+    def shareable(self, tokens: int) -> int:
+        """How many tokens of a common prefix the forward pass really computes once."""
+        return tokens if self.packed and tokens >= MIN_SHARED_TOKENS else 0
+
     @property
     def dtype(self) -> str:
         """Name of the weights' type."""
@@ -80,8 +84,10 @@ def read_model(path: str | Path, kind: Kind, *, device: str = "cpu", dtype: str 
     try:
         model, info = loader.from_pretrained(source, dtype=_DTYPES[dtype], output_loading_info=True)
         tokenizer = _read_tokenizer(source)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise LoadError(f"{source}: cannot be loaded: {error}") from error
+    except Exception as error:  # transformers and tokenizers raise whatever a corrupt file leads them to
+        raise LoadError(f"{source}: cannot be loaded: {type(error).__name__}: {error}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise LoadError(f"{source}: has no tokenizer (tokenizer.json); save it beside the model")
     missing = sorted(info["missing_keys"])
     if missing:
         raise LoadError(f"{source}: the weights lack {len(missing)} tensors, for example {missing[0]}; it is no {kind} model as it stands")
@@ -165,17 +171,19 @@ def check_manifest(directory: Path) -> None:
 def write_version(directory: Path, model: Any, tokenizer: Any) -> None:
     """Write a version directory beside its final place, then rename: a reader sees all of it or nothing.
 
-    An existing directory of that name is replaced.
+    An existing directory of that name is replaced; it is moved aside first, so that there is never a half-deleted one.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+    replaced = directory.with_name(f".{directory.name}.{os.getpid()}.replaced")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         (partial / MANIFEST).write_text(json.dumps({"files": checksums(partial)}, indent=1))
         if directory.exists():
-            shutil.rmtree(directory)
+            directory.rename(replaced)
         partial.rename(directory)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -7,7 +7,7 @@ import asyncio
 from rewardmesh.engine.loading import LoadError
 from rewardmesh.engine.versions import ModelStore, model_ref
 from rewardmesh.serving.context import CallContext
-from rewardmesh.serving.errors import failed_precondition, invalid_argument
+from rewardmesh.serving.errors import failed_precondition, invalid_argument, not_found
 from rewardmesh.serving.metrics import Stopwatch
 from rewardmesh.v1 import model_service_pb2 as pb
 from rewardmesh.v1 import model_service_pb2_grpc as rpc
@@ -29,10 +29,11 @@ class ModelServicer(rpc.ModelServiceServicer):
         self._capabilities = capabilities
 
     def _store(self, name: str) -> ModelStore:
-        if name in self._stores:
-            return self._stores[name]
-        self._default.check_name(name)
-        return self._default
+        if not name:
+            return self._default
+        if name not in self._stores:
+            raise not_found("model", name, self._stores)
+        return self._stores[name]
 
     async def GetModel(self, request: pb.GetModelRequest, context: CallContext) -> pb.GetModelResponse:
         """See the proto."""

@@ -93,7 +93,7 @@ def make_plan(sequences: Sequence[TokenIds], min_shared_tokens: int = MIN_SHARED
     # Sorted by content, neighbours share the longest prefixes; big-endian bytes order as the numbers do.
     order = sorted(range(len(arrays)), key=lambda i: arrays[i].astype(">i8").tobytes())
     ordered = [arrays[i] for i in order]
-    common = [_common_prefix(a, b) for a, b in itertools.pairwise(ordered)]
+    common = [common_prefix(a, b) for a, b in itertools.pairwise(ordered)]
     segments: list[Segment] = []
     pieces: list[npt.NDArray[np.int64]] = []
     paths: list[tuple[int, ...]] = [()] * len(arrays)
@@ -128,7 +128,8 @@ def _blocks(common: Sequence[int], low: int, high: int, at_least: int) -> list[t
     return list(itertools.pairwise(cuts))
 
 
-def _common_prefix(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> int:
+def common_prefix(a: TokenIds, b: TokenIds) -> int:
+    """Number of tokens that two sequences begin with alike."""
     length = min(len(a), len(b))
-    different = np.flatnonzero(a[:length] != b[:length])
+    different = np.flatnonzero(np.asarray(a[:length]) != np.asarray(b[:length]))
     return int(different[0]) if len(different) else length

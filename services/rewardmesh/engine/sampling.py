@@ -113,9 +113,9 @@ class _Rows:
         self.log_probs: list[list[float]] = [[] for _ in self.owner]
         self.live = [True] * len(self.owner)
         self.noise = (
-            np.stack([_uniform(options.seed, keys[p], i, options.max_tokens) for p, i in self.owner])
+            np.stack([_uniform(options.seed, keys[p], i, max(self.limits)) for p, i in self.owner])
             if options.temperature > 0
-            else np.zeros((len(self.owner), options.max_tokens))
+            else np.zeros((len(self.owner), 1))
         )
         self.cache: Any = DynamicCache(config=model.config)
         longest = max(map(len, self.prompts))

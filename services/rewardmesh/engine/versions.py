@@ -71,11 +71,11 @@ class ModelStore:
             CallError: INVALID_ARGUMENT for a version that is not greater than all in memory.
             LoadError: the directory cannot be served.
         """
-        newest = self.versions()[-1].version
-        if version <= newest:
-            raise invalid_argument("version", f"{version} must be greater than the newest in memory, {newest}")
+        with self._lock:
+            self._check_newest(version)
         model = self._loader(path, version)
         with self._lock:
+            self._check_newest(version)  # another call may have loaded one meanwhile
             self._versions[version] = model
         return model
 
@@ -107,6 +107,11 @@ class ModelStore:
                 raise failed_precondition(f"version {version} of {self.name!r} is active; activate another first")
             if self._versions.pop(version, None) is None:
                 raise not_found(f"version of model {self.name!r}", str(version), map(str, self._versions))
+
+    def _check_newest(self, version: int) -> None:
+        newest = max(self._versions)
+        if version <= newest:
+            raise invalid_argument("version", f"{version} must be greater than the newest in memory, {newest}")
 
     def _announce(self, model: LoadedModel, value: int) -> None:
         labels = (self.service, model.name, str(model.version), model.fingerprint)

@@ -70,7 +70,7 @@ class Backend:
 
 
 class Backends:
-    """Opens one channel for each address; make it inside the running event loop."""
+    """Opens one channel for each configured backend; make it inside the running event loop."""
 
     def __init__(self, addresses: Mapping[str, str], max_message_bytes: int) -> None:
         self._addresses = dict(addresses)
@@ -91,11 +91,10 @@ class Backends:
         raise ConfigError(f"program {program.name!r}, signal {name!r}: no backend {' or '.join(map(repr, keys))} (configured: {known})")
 
     def _open(self, key: str) -> Backend:
-        target = self._addresses[key]
-        if target not in self._opened:
-            channel = open_aio_channel(target, self._options)
-            self._opened[target] = Backend(key, target, channel)
-        return self._opened[target]
+        if key not in self._opened:
+            target = self._addresses[key]
+            self._opened[key] = Backend(key, target, open_aio_channel(target, self._options))
+        return self._opened[key]
 
     async def close(self) -> None:
         """Close all channels."""

@@ -54,6 +54,8 @@ class GenerationServicer(rpc.GenerationServiceServicer):
         options = sampling_options(request, model.tokenizer, model.model.config, self._config.default_max_tokens)
         if any(not stop for stop in request.stop):
             raise invalid_argument("stop", "a stop string must not be empty")
+        if options.n > self._config.max_rows:
+            raise invalid_argument("n", f"{options.n} is more than this server samples side by side, {self._config.max_rows}")
         rows = len(request.prompts) * options.n
         if self._waiting_rows and self._waiting_rows + rows > self._config.max_queue_rows:
             raise overloaded(f"{self._waiting_rows} completions wait already, no room for {rows} more", 1.0)

@@ -107,7 +107,8 @@ class LogProbServicer(rpc.LogProbServiceServicer):
         except ValueError as error:
             empty = np.empty(0, np.int32)
             return Work(_Query(empty, empty), lane, "", 0), absence(pb.ABSENCE_REASON_INVALID_INPUT, str(error))
-        work = Work(query, lane, query.prompt.tobytes(), len(query.prompt) + len(query.completion), shared_tokens=len(query.prompt))
+        shared = lane.model.shareable(len(query.prompt))
+        work = Work(query, lane, query.prompt.tobytes(), len(query.prompt) + len(query.completion), shared_tokens=shared)
         return work, self._problem(query, lane.model, work.tokens)
 
     def _problem(self, query: _Query, model: LoadedModel, tokens: int) -> pb.Absence | None:

@@ -31,7 +31,7 @@ class Objectives:
         Raises:
             LoadError: the counts differ, or a weight names no objective.
         """
-        outputs = int(cast(torch.Tensor, classification_head(model.model).weight).shape[0])
+        outputs = _outputs(model)
         labels = model.model.config.id2label
         names = tuple(names) or (() if outputs == 1 else tuple(str(labels[i]) for i in range(outputs)))
         if names and len(names) != outputs:
@@ -41,17 +41,26 @@ class Objectives:
             raise LoadError(f"objective_weights: {unknown[0]!r} is no objective; known: {', '.join(names) or 'none (a scalar head)'}")
         return cls(names, {name: weights.get(name, 0.0 if weights else 1 / len(names)) for name in names})
 
+    def check(self, model: LoadedModel) -> None:
+        """Raise LoadError unless a later version has as many outputs as the first."""
+        outputs, wanted = _outputs(model), len(self.names) or 1
+        if outputs != wanted:
+            raise LoadError(f"the head of version {model.version} has {outputs} outputs, this service serves {wanted}")
+
     def resolve(self, wanted: Mapping[str, float]) -> Mapping[str, float]:
         """Weights of a call: the caller's, or the defaults.
 
         Raises:
-            CallError: INVALID_ARGUMENT for an unknown objective.
+            CallError: INVALID_ARGUMENT for an unknown objective or a weight that is no finite number.
         """
         unknown = sorted(set(wanted) - set(self.names))
         if unknown:
             raise invalid_argument(
                 f"options.objective_weights[{unknown[0]}]", f"unknown objective; known: {', '.join(self.names) or 'none'}"
             )
+        for name, weight in wanted.items():
+            if not _finite(weight):
+                raise invalid_argument(f"options.objective_weights[{name}]", f"{weight} is not finite")
         return {name: wanted.get(name, 0.0) for name in self.names} if wanted else self.weights
 
 
@@ -71,10 +80,16 @@ def compose(
     if not objectives.names:
         return pb.Reward(value=outputs[0], scale=pb.Scale(kind=scale))
     value = sum(weights[name] * output for name, output in zip(objectives.names, outputs, strict=True))
+    if not _finite(value):
+        return absence(pb.ABSENCE_REASON_NON_FINITE, "the weighted sum of the objectives is no finite float32")
     parts = [
         pb.Objective(name=name, value=output, scale=pb.Scale(kind=scale)) for name, output in zip(objectives.names, outputs, strict=True)
     ]
     return pb.Reward(value=value, scale=pb.Scale(kind=scale), objectives=parts)
+
+
+def _outputs(model: LoadedModel) -> int:
+    return int(cast(torch.Tensor, classification_head(model.model).weight).shape[0])
 
 
 def _finite(value: float) -> bool:

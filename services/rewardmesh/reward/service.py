@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,7 +13,8 @@ import torch
 from rewardmesh.engine.loading import LoadedModel, load_model
 from rewardmesh.engine.model_service import SERVICE as MODEL_SERVICE
 from rewardmesh.engine.model_service import ModelServicer
-from rewardmesh.engine.text import dialogue_ids, encode, fit
+from rewardmesh.engine.packing import common_prefix
+from rewardmesh.engine.text import dialogue_ids, fit, prompt_ids
 from rewardmesh.engine.versions import ModelStore, model_ref
 from rewardmesh.reward.config import RewardConfig
 from rewardmesh.reward.scoring import SCALES, Objectives, compose, score
@@ -82,9 +84,10 @@ class RewardServicer(rpc.RewardServiceServicer):
             seen.update(sample.id for sample in samples)
             return await self._score(options, samples, context)
 
-        async for outcomes in stream_items(batches(), answer):
-            for outcome in outcomes:
-                yield api.StreamScoresResponse(outcome=outcome)
+        async with aclosing(stream_items(batches(), answer)) as answers:
+            async for outcomes in answers:
+                for outcome in outcomes:
+                    yield api.StreamScoresResponse(outcome=outcome)
 
     async def _score(self, options: api.ScoreOptions, samples: Sequence[pb.Sample], context: CallContext) -> list[pb.Outcome]:
         model = self._store.resolve(options.model if options.HasField("model") else None)
@@ -112,20 +115,25 @@ class RewardServicer(rpc.RewardServiceServicer):
         return outcomes
 
     def _prepare(self, model: LoadedModel, samples: Sequence[pb.Sample]) -> list[_Prepared]:
-        return [self._prepare_one(model, sample) for sample in samples]
+        prompts: dict[bytes, list[int]] = {}
+        return [self._prepare_one(model, sample, prompts) for sample in samples]
 
-    def _prepare_one(self, model: LoadedModel, sample: pb.Sample) -> _Prepared:
-        key = sample.group_id or "\0".join(message.content for message in sample.prompt)
+    def _prepare_one(self, model: LoadedModel, sample: pb.Sample, prompts: dict[bytes, list[int]]) -> _Prepared:
+        """Tokenise a sample; `prompts` remembers each prompt's token ids for the samples that share it."""
         problem = sample_problem(sample)
         if problem is not None:
-            return _Prepared(Work([], model, key, 0), False, problem)
+            return _Prepared(Work([], model, "", 0), False, problem)
         ids = dialogue_ids(model.tokenizer, sample.prompt, sample.completion.text)
-        tail = len(encode(model.tokenizer, sample.completion.text))
-        fitted = fit(ids, model.max_tokens, self._config.overlength, keep=tail)
+        key = b"".join(message.SerializeToString(deterministic=True) for message in sample.prompt)
+        if key not in prompts:
+            prompts[key] = prompt_ids(model.tokenizer, sample.prompt)
+        shared = common_prefix(prompts[key], ids)
+        fitted = fit(ids, model.max_tokens, self._config.overlength, keep=len(ids) - shared)
         if isinstance(fitted, pb.Absence):
             return _Prepared(Work([], model, key, len(ids)), False, fitted)
-        ids, cut = fitted
-        return _Prepared(Work(ids, model, key, len(ids), shared_tokens=max(len(ids) - tail, 0)), cut, None)
+        fitting, cut = fitted
+        # Inputs that were cut begin at different tokens: they share nothing.
+        return _Prepared(Work(fitting, model, key, len(fitting), shared_tokens=0 if cut else model.shareable(shared)), cut, None)
 
     def _provenance(self, model: LoadedModel, item: Done[list[float]], ready: _Prepared) -> pb.Provenance:
         return pb.Provenance(
@@ -159,7 +167,13 @@ async def create_server(config: RewardConfig) -> Server:
 
     first = await asyncio.to_thread(load, config.model, 1)
     objectives = Objectives.of(first, config.objectives, config.objective_weights)
-    store = ModelStore(SERVICE, first, load)
+
+    def load_next(path: str, version: int) -> LoadedModel:
+        model = load(path, version)
+        objectives.check(model)
+        return model
+
+    store = ModelStore(SERVICE, first, load_next)
     servicer = RewardServicer(config, store, objectives)
     capabilities = model_service_pb2.Capabilities(
         outputs=["value", "objectives"] if objectives.names else ["value"],

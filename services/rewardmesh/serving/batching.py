@@ -18,8 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import grpc
+
 from rewardmesh.serving import metrics
-from rewardmesh.serving.errors import overloaded
+from rewardmesh.serving.errors import CallError, overloaded
 from rewardmesh.serving.logs import get_logger
 from rewardmesh.serving.validation import absence
 from rewardmesh.v1 import common_pb2 as pb
@@ -101,6 +103,7 @@ class Batcher(Generic[P, R]):
         self._limit = max_queue_tokens
         self._invariant = batch_invariant
         self._waiting: list[_Entry[P, R]] = []
+        self._computing: list[_Entry[P, R]] = []
         self._queued_tokens = 0
         self._seconds_per_token = 0.0
         self._wake = asyncio.Event()
@@ -117,10 +120,12 @@ class Batcher(Generic[P, R]):
         """Compute items; returns one Done an item, in order.
 
         Raises:
-            CallError: RESOURCE_EXHAUSTED when the queue is full or the wait would outlast the deadline.
+            CallError: RESOURCE_EXHAUSTED when the queue is full or the wait would outlast the deadline, UNAVAILABLE after `close`.
         """
         if not works:
             return []
+        if self._pump.done():
+            raise CallError(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
         tokens = sum(work.tokens for work in works)
         self._admit(tokens, timeout_s)
         now = time.monotonic()
@@ -138,6 +143,9 @@ class Batcher(Generic[P, R]):
         self._wake.set()
         try:
             return list(await asyncio.gather(*(entry.future for entry in entries)))
+        except asyncio.CancelledError:
+            self._drop_stale()  # the caller has gone: its items make room at once
+            raise
         finally:
             metrics.INFLIGHT_ITEMS.labels(self._service).dec(len(entries))
 
@@ -145,16 +153,21 @@ class Batcher(Generic[P, R]):
         """Stop the worker; what still waits becomes an absence."""
         self._pump.cancel()
         await asyncio.gather(self._pump, return_exceptions=True)
+        stopping = absence(pb.ABSENCE_REASON_INFRASTRUCTURE, "the server is stopping", retryable=True)
         for entry in self._waiting:
-            self._finish(entry, None, absence(pb.ABSENCE_REASON_INFRASTRUCTURE, "the server is stopping", retryable=True), 0.0)
+            self._finish(entry, None, stopping, 0.0)
+        self._add_queued(-self._queued_tokens)
         self._waiting.clear()
         await asyncio.to_thread(self._thread.shutdown)
+        # A batch that was cancelled before the worker took it; one that was computed has its results by now.
+        for entry in self._computing:
+            self._finish(entry, None, stopping, 0.0)
 
     def _admit(self, tokens: int, timeout_s: float | None) -> None:
         _, wait_s = self.load()
         if self._queued_tokens and self._queued_tokens + tokens > self._limit:
             raise overloaded(f"queue holds {self._queued_tokens} of {self._limit} tokens, no room for {tokens} more", max(wait_s / 2, 0.05))
-        if timeout_s is not None and wait_s > timeout_s:
+        if timeout_s is not None and 0 < timeout_s < wait_s:
             raise overloaded(f"expected wait {wait_s:.2f} s is longer than the call's {timeout_s:.2f} s", max(wait_s - timeout_s, 0.05))
 
     async def _run(self) -> None:
@@ -165,6 +178,7 @@ class Batcher(Generic[P, R]):
             if not batch:
                 self._wake.clear()
                 continue
+            self._computing = batch
             began = time.monotonic()
             for entry in batch:
                 metrics.QUEUE_SECONDS.labels(self._service).observe(began - entry.arrived)
@@ -220,6 +234,8 @@ class Batcher(Generic[P, R]):
         payloads = [entry.work.payload for entry in batch]
         try:
             results = self._compute(batch[0].work.lane, payloads)
+            if len(results) != len(batch):
+                raise RuntimeError(f"the engine gave {len(results)} results for {len(batch)} items")
         except Exception as error:  # an engine may fail in any way; the others of the batch must not pay for it
             if len(batch) > 1:
                 log.warning("batch failed, computing its items one by one", items=len(batch), error=repr(error))

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 _document: ContextVar[Mapping[str, Any]] = ContextVar("document")
 
@@ -46,6 +46,8 @@ class BaseConfig(BaseSettings):
             return cls(**{key: value for key, value in (flags or {}).items() if value is not None})
         except ValidationError as error:
             raise ConfigError(describe_errors(error, str(path) if path else "configuration")) from error
+        except SettingsError as error:  # a list or mapping in the environment that is no JSON
+            raise ConfigError(f"environment: {error}: {error.__cause__}") from error
         finally:
             _document.reset(token)
 
@@ -96,6 +98,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: must be a mapping of fields, is a {type(document).__name__}")
+    for key in document:
+        if not isinstance(key, str):
+            raise ConfigError(f"{path}: {key!r}: is no field name")
     return document
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from rewardmesh.serving import metrics
-from rewardmesh.serving.context import REQUEST_ID_KEY, CallContext, begin_request, remaining_s
+from rewardmesh.serving.context import REQUEST_ID_KEY, CallContext, begin_request, priority, remaining_s
 from rewardmesh.serving.errors import CallError, invalid_argument
 from rewardmesh.serving.logs import get_logger
 
@@ -44,8 +44,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             inner = handler.stream_stream or handler.unary_stream
 
             async def stream(request: Any, context: CallContext) -> AsyncIterator[Any]:
-                async with self._observed(service, method, context):
-                    async for reply in inner(_decoded(request, handler), context):
+                # Closed at once when the caller goes, so that what it does for the caller ends too.
+                async with self._observed(service, method, context), aclosing(inner(_decoded(request, handler), context)) as replies:
+                    async for reply in replies:
                         yield reply
 
             return kind(stream, None, handler.response_serializer)
@@ -65,12 +66,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         watch = metrics.Stopwatch()
         code = grpc.StatusCode.OK
         try:
+            priority(context)
             yield
         except CallError as error:
             code = error.code
-            self._set_trailers(context, request_id)
             log.info("call refused", method=f"{service}/{method}", code=code.name, reason=error.message)
-            await context.abort_with_status(rpc_status.to_status(error.to_status()))
+            status = rpc_status.to_status(error.to_status())
+            await context.abort(status.code, status.details, (*status.trailing_metadata, *self._trailers(request_id)))
         except (asyncio.CancelledError, GeneratorExit):
             remaining = remaining_s(context)
             code = grpc.StatusCode.DEADLINE_EXCEEDED if remaining is not None and remaining <= 0 else grpc.StatusCode.CANCELLED
@@ -80,20 +82,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             raise
         except Exception as error:  # the last wall: a bug answers INTERNAL and is logged, the server lives
             code = grpc.StatusCode.INTERNAL
-            self._set_trailers(context, request_id)
             log.exception("call failed", method=f"{service}/{method}")
-            await context.abort(code, f"{type(error).__name__} in {method}; see the log of request {request_id}")
+            details = f"{type(error).__name__} in {method}; see the log of request {request_id}"
+            await context.abort(code, details, self._trailers(request_id))
         else:
-            self._set_trailers(context, request_id)
+            context.set_trailing_metadata(self._trailers(request_id))
         finally:
             metrics.REQUESTS.labels(service, method, code.name).inc()
             metrics.REQUEST_SECONDS.labels(service, method).observe(watch.seconds)
             log.debug("call", method=f"{service}/{method}", code=code.name, seconds=round(watch.seconds, 4))
 
-    def _set_trailers(self, context: CallContext, request_id: str) -> None:
+    def _trailers(self, request_id: str) -> tuple[tuple[str, str], ...]:
         tokens, wait_s = self._load()
-        trailers = ((REQUEST_ID_KEY, request_id), ("x-queue-tokens", str(tokens)), ("x-estimated-wait-ms", str(round(wait_s * 1e3))))
-        context.set_trailing_metadata(trailers)
+        return (REQUEST_ID_KEY, request_id), ("x-queue-tokens", str(tokens)), ("x-estimated-wait-ms", str(round(wait_s * 1e3)))
 
 
 def _decoded(request: Any, handler: Any) -> Any:

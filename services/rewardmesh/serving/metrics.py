@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socketserver
+import threading
 import time
 from collections.abc import Callable
-from wsgiref.simple_server import WSGIServer
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
 from rewardmesh.v1 import common_pb2 as pb
 
@@ -41,8 +43,10 @@ def count_outcome(service: str, model: str, absence: pb.Absence | None) -> None:
 
 def start_metrics_server(host: str, port: int) -> tuple[int, Callable[[], None]]:
     """Serve the metrics as text; returns the bound port and a function that stops serving."""
-    server: WSGIServer
-    server, thread = start_http_server(port, addr=host)
+    server = make_server(host, port, make_wsgi_app(), _ThreadingServer, _QuietHandler)
+    # prometheus_client's own server takes up to half a second to stop.
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="metrics", daemon=True)
+    thread.start()
 
     def close() -> None:
         server.shutdown()
@@ -50,6 +54,15 @@ def start_metrics_server(host: str, port: int) -> tuple[int, Callable[[], None]]
         thread.join(timeout=5)
 
     return server.server_port, close
+
+
+class _ThreadingServer(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """A scrape is no news."""
 
 
 class Stopwatch:

@@ -74,7 +74,10 @@ class Server:
         reflection.enable_server_reflection((*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         port = self._grpc.add_insecure_port(f"{self.config.host}:{self.config.port}")
         self.address = f"{self.config.host}:{port}"
-        metrics_port, self._close_metrics = start_metrics_server(self.config.host, self.config.metrics_port)
+        try:
+            metrics_port, self._close_metrics = start_metrics_server(self.config.host, self.config.metrics_port)
+        except OSError as error:
+            raise RuntimeError(f"cannot serve metrics on {self.config.host}:{self.config.metrics_port}: {error.strerror}") from error
         self.metrics_address = f"{self.config.host}:{metrics_port}"
         await self._grpc.start()
         for name in ("", LIVENESS, *self._names):
@@ -91,7 +94,7 @@ class Server:
         for close in reversed(self._closers):
             await close()
         if self._close_metrics:
-            self._close_metrics()
+            await asyncio.to_thread(self._close_metrics)
         log.info("stopped", name=self.name)
 
     async def run(self) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 Q = TypeVar("Q")
 A = TypeVar("A")
 
 
-async def stream_items(requests: AsyncIterator[Q], answer: Callable[[Q], Awaitable[A]], *, window: int = 32) -> AsyncIterator[A]:
+async def stream_items(requests: AsyncIterator[Q], answer: Callable[[Q], Awaitable[A]], *, window: int = 32) -> AsyncGenerator[A, None]:
     """Answer every request, in the order of completion.
 
     Reading stops while `window` answers are under way, which pushes back on the sender through HTTP/2 flow control. The first

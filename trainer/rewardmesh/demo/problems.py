@@ -1,7 +1,7 @@
 """Generated arithmetic word problems with worked answers, GSM8K in form.
 
 A problem is a short story of one to three steps about people, objects and money. Its worked answer has one line per step with the
-arithmetic spelled out ("Mia has 12 + 7 = 19 apples.") and ends with "#### 19".
+arithmetic spelled out ("So 12 + 7 = 19") and ends with "#### 19".
 
 The two splits are disjoint by construction: a problem belongs to the split that the hash of its question names, whatever the seed,
 so that no held-out question can be trained on by any run.
@@ -9,10 +9,11 @@ so that no held-out question can be trained on by any run.
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+Operator = Literal["+", "-", "*"]
 Split = Literal["train", "heldout"]
 
 HELDOUT_SHARE = 0.125
@@ -43,26 +44,31 @@ CONTAINERS = ("bags", "boxes", "jars", "trays")
 GAINS = ("buys", "finds", "wins")
 LOSSES = ("loses", "sells", "drops")
 
+STYLE_SHARES = {"full": 0.4, "skip": 0.1, "result": 0.5}
+"""How often people write all lines of working, leave one out, or write the result alone."""
+
 
 @dataclass(frozen=True)
 class Step:
-    """One line of working: `subject` left operator right = result `unit`."""
+    """One line of working."""
 
-    subject: str
     left: int
-    operator: Literal["+", "-", "*"]
+    operator: Operator
     right: int
-    unit: str
 
     @property
     def result(self) -> int:
         """The value of the line."""
         return {"+": self.left + self.right, "-": self.left - self.right, "*": self.left * self.right}[self.operator]
 
-    def text(self, result: int | None = None) -> str:
-        """The line as written in a worked answer; `result` replaces the true value (to write a mistake down)."""
-        value = self.result if result is None else result
-        return f"{self.subject} {self.left} {self.operator} {self.right} = {value} {self.unit}."
+    @property
+    def text(self) -> str:
+        """The line as written: "12 + 7 = 19"."""
+        return f"{self.left} {self.operator} {self.right} = {self.result}"
+
+
+Story = tuple[str, tuple[Step, ...]]
+"""A question and the steps that answer it."""
 
 
 @dataclass(frozen=True)
@@ -94,85 +100,98 @@ def split_of(question: str) -> Split:
     return "heldout" if int.from_bytes(digest[:4], "big") < HELDOUT_SHARE * 2**32 else "train"
 
 
-def worked(steps: tuple[Step, ...]) -> str:
+def worked(steps: Sequence[Step]) -> str:
     """The worked answer: one line per step, then the final number after "####"."""
-    return "\n".join([*(step.text() for step in steps), f"#### {steps[-1].result}"])
+    # A word before the first number: numbers then always follow a space, and are the same tokens wherever they stand.
+    openings = ["First", *["Then"] * (len(steps) - 2)][: len(steps) - 1] + ["So"]
+    lines = [f"{opening} {step.text}" for opening, step in zip(openings, steps, strict=True)]
+    return "\n".join([*lines, f"#### {steps[-1].result}"])
 
 
-def _change(rng: random.Random) -> tuple[str, tuple[Step, ...]]:
+def as_written(problems: Sequence[Problem], seed: int) -> list[str]:
+    """One right answer per problem as someone wrote it down: all lines, all but one, or the result alone (shares: `STYLE_SHARES`)."""
+    rng = random.Random(f"written-{seed}")
+    written = []
+    for problem in problems:
+        (style,) = rng.choices(list(STYLE_SHARES), list(STYLE_SHARES.values()))
+        steps = list(problem.steps)
+        if style == "skip":
+            # The last line stays: its result is the answer.
+            del steps[rng.randrange(max(len(steps) - 1, 1))]
+        written.append(f"#### {problem.final}" if style == "result" or not steps else worked(steps))
+    return written
+
+
+def _change(rng: random.Random) -> Story:
     """A store of objects that grows and shrinks, one to three times."""
     name, friend = rng.sample(NAMES, 2)
     unit = rng.choice(OBJECTS)
     total = rng.randint(5, 30)
-    story, steps = [f"{name} has {total} {unit}."], []
-    for _ in range(rng.randint(1, 3)):
-        grows = total < 6 or (total < 40 and rng.random() < 0.5)
-        amount = rng.randint(2, min(15, 50 - total)) if grows else rng.randint(2, min(15, total - 2))
-        if grows:
-            story.append(rng.choice([f"{name} {rng.choice(GAINS)} {amount} more.", f"{friend} gives {name} {amount} more."]))
-        else:
-            story.append(rng.choice([f"{name} {rng.choice(LOSSES)} {amount} of them.", f"{name} gives {friend} {amount} of them."]))
-        steps.append(Step(f"{name} has", total, "+" if grows else "-", amount, unit))
-        total = steps[-1].result
-    return " ".join([*story, f"How many {unit} does {name} have now?"]), tuple(steps)
+    story = [f"{name} has {total} {unit}."]
+    steps = _changes(rng, name, friend, total, rng.choice((1, 2, 2, 3, 3, 3)), story)
+    return " ".join([*story, f"How many {unit} does {name} have now?"]), steps
 
 
-def _containers(rng: random.Random) -> tuple[str, tuple[Step, ...]]:
-    """Full containers, then perhaps some objects more or fewer."""
+def _containers(rng: random.Random) -> Story:
+    """Full containers, then one or two changes."""
     name, friend = rng.sample(NAMES, 2)
     unit, container = rng.choice(OBJECTS), rng.choice(CONTAINERS)
     count, each = rng.randint(2, 6), rng.randint(2, 6)
     story = [f"{name} has {count} {container} with {each} {unit} in each."]
-    steps = [Step(f"{name} has", count, "*", each, unit)]
-    if rng.random() < 0.75:
-        total = steps[0].result
-        if rng.random() < 0.5:
-            amount = rng.randint(2, 12)
-            story.append(f"{friend} gives {name} {amount} more.")
-            steps.append(Step(f"{name} has", total, "+", amount, unit))
-        else:
-            amount = rng.randint(2, max(2, min(15, total - 2)))
-            story.append(f"{name} gives {friend} {amount} of them.")
-            steps.append(Step(f"{name} has", total, "-", amount, unit))
-    return " ".join([*story, f"How many {unit} does {name} have now?"]), tuple(steps)
+    first = Step(count, "*", each)
+    steps = (first, *_changes(rng, name, friend, first.result, rng.randint(1, 2), story))
+    return " ".join([*story, f"How many {unit} does {name} have now?"]), steps
 
 
-def _compare(rng: random.Random) -> tuple[str, tuple[Step, ...]]:
-    """Two people, the second described by the first; asked for the second or for both together."""
+def _compare(rng: random.Random) -> Story:
+    """Two people, the second described by the first; asked for both together, perhaps after a change."""
     name, friend = rng.sample(NAMES, 2)
     unit = rng.choice(OBJECTS)
-    kind = rng.choice(["more", "fewer", "times"])
-    if kind == "times":
+    operator: Operator = rng.choice(("+", "-", "*"))
+    if operator == "*":
         first, by = rng.randint(3, 8), rng.randint(2, 4)
-        relation, operator = f"{by} times as many {unit} as {name}", "*"
-    elif kind == "more":
+        relation = f"{by} times as many {unit} as {name}"
+    elif operator == "+":
         first, by = rng.randint(3, 20), rng.randint(2, 12)
-        relation, operator = f"{by} more {unit} than {name}", "+"
+        relation = f"{by} more {unit} than {name}"
     else:
         first = rng.randint(6, 25)
         by = rng.randint(2, min(12, first - 2))
-        relation, operator = f"{by} fewer {unit} than {name}", "-"
-    steps = [Step(f"{friend} has", first, operator, by, unit)]  # type: ignore[arg-type]
-    question = f"How many {unit} does {friend} have?"
-    if rng.random() < 0.6:
-        steps.append(Step("Together they have", first, "+", steps[0].result, unit))
-        question = f"How many {unit} do they have together?"
-    return f"{name} has {first} {unit}. {friend} has {relation}. {question}", tuple(steps)
+        relation = f"{by} fewer {unit} than {name}"
+    story = [f"{name} has {first} {unit}.", f"{friend} has {relation}."]
+    second = Step(first, operator, by)
+    together = Step(first, "+", second.result)
+    changes = _changes(rng, "They", None, together.result, rng.randint(0, 1), story)
+    return " ".join([*story, f"How many {unit} do they have together?"]), (second, together, *changes)
 
 
-def _shop(rng: random.Random) -> tuple[str, tuple[Step, ...]]:
-    """A purchase of two kinds of things, perhaps paid with a note."""
+def _shop(rng: random.Random) -> Story:
+    """A purchase of two kinds of things."""
     name = rng.choice(NAMES)
     one, two = rng.sample(OBJECTS, 2)
-    n_one, n_two, price_one, price_two = (rng.randint(2, 5) for _ in range(4))
-    steps = [
-        Step(f"The {one} cost", n_one, "*", price_one, "dollars"),
-        Step(f"The {two} cost", n_two, "*", price_two, "dollars"),
-    ]
-    steps.append(Step(f"{name} pays", steps[0].result, "+", steps[1].result, "dollars"))
+    n_one, n_two, price_one, price_two = (rng.randint(2, 6) for _ in range(4))
+    first, second = Step(n_one, "*", price_one), Step(n_two, "*", price_two)
     story = f"{name} buys {n_one} {one} for {price_one} dollars each and {n_two} {two} for {price_two} dollars each."
-    return f"{story} How many dollars does {name} pay?", tuple(steps)
+    return f"{story} How many dollars does {name} pay?", (first, second, Step(first.result, "+", second.result))
 
 
-FAMILIES: tuple[Callable[[random.Random], tuple[str, tuple[Step, ...]]], ...] = (_change, _containers, _compare, _shop)
+def _changes(rng: random.Random, name: str, friend: str | None, total: int, count: int, story: list[str]) -> tuple[Step, ...]:
+    """Adds `count` gains and losses of what `name` has to the story; never below 2 or above about 50."""
+    verb = {"buys": "buy", "finds": "find", "wins": "win", "loses": "lose", "sells": "sell", "drops": "drop"} if name == "They" else {}
+    steps: list[Step] = []
+    for _ in range(count):
+        grows = total < 6 or (total < 35 and rng.random() < 0.5)
+        amount = rng.randint(2, 12 if grows else min(12, total - 2))
+        what = f"{amount} more" if grows else f"{amount} of them"
+        if friend and rng.random() < 0.5:
+            story.append(f"{friend} gives {name} {what}." if grows else f"{name} gives {friend} {what}.")
+        else:
+            doing = rng.choice(GAINS if grows else LOSSES)
+            story.append(f"{name} {verb.get(doing, doing)} {what}.")
+        steps.append(Step(total, "+" if grows else "-", amount))
+        total = steps[-1].result
+    return tuple(steps)
+
+
+FAMILIES: tuple[Callable[[random.Random], Story], ...] = (_change, _containers, _compare, _shop)
 """The kinds of stories, each a function of a random generator to (question, steps)."""

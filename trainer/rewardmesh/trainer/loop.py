@@ -83,7 +83,7 @@ class Trainer:
         self._ledger = Ledger(self.run_dir / "ledger")
         self.policy = Policy(recipe, self._algorithm, str(start.policy) if start else recipe.policy)
         self.step = start.step if start else 0
-        self._tracking = Tracking(self.run_dir, recipe.metrics_port)
+        self._tracking = Tracking(self.run_dir, recipe.metrics_host, recipe.metrics_port)
         self._mesh = Mesh(recipe)
         self._program = ""
         if start:

@@ -198,6 +198,7 @@ class Mesh:
                 rollout.text,
                 group_id=rollout.group_id,
                 references=prompt.references,
+                tags=prompt.tags,
                 prompt_ids=rollout.prompt_ids.tolist(),
                 completion_ids=rollout.completion_ids.tolist(),
             )
@@ -374,8 +375,22 @@ def _evaluated(reply: Evaluations, tries: int) -> Evaluated:
         )
         details.append(evaluation.absence.detail if evaluation.absence else None)
         attempts.append(tries)
-    preferences = None
-    if reply.groups:
-        size = reply.groups[0].matrix.size
-        preferences = np.frombuffer(reply.groups[0].matrix.probabilities.data, "<f4").astype(np.float64).reshape(size, size)
-    return Evaluated(tuple(scores), preferences, tuple(attempts), tuple(details))
+    return Evaluated(tuple(scores), _preferences(reply), tuple(attempts), tuple(details))
+
+
+def _preferences(reply: Evaluations) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """The pairwise probabilities of the group's samples, mean over the pairwise signals that said something; NaN where none did."""
+    place = {evaluation.sample_id: i for i, evaluation in enumerate(reply.evaluations)}
+    matrices = []
+    for group in reply.groups:
+        size = group.matrix.size
+        known = np.frombuffer(group.matrix.probabilities.data, "<f4").astype(np.float64).reshape(size, size)
+        whole = np.full((len(place), len(place)), np.nan)
+        there = [place[sample_id] for sample_id in group.sample_ids]
+        whole[np.ix_(there, there)] = known
+        matrices.append(whole)
+    if not matrices:
+        return None
+    stacked = np.stack(matrices)
+    counted = (~np.isnan(stacked)).sum(axis=0)
+    return np.where(counted > 0, np.nansum(stacked, axis=0) / np.maximum(counted, 1), np.nan)

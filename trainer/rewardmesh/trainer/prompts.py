@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from rewardmesh.serving.config import ConfigError
+from rewardmesh.trainer.examples import turns_of
 from rewardmesh.trainer.recipe import PromptSource
 
 
@@ -20,11 +22,13 @@ class Prompt:
         id: stable within the file.
         messages: (role, content) pairs.
         references: gold answers, best first.
+        tags: labels that programs route by.
     """
 
     id: str
     messages: tuple[tuple[str, str], ...]
     references: tuple[str, ...]
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -82,10 +86,11 @@ def _prompt(record: Any, number: int, source: PromptSource) -> Prompt:
         raise TypeError("is not a JSON object")
     if source.prompt_field not in record:
         raise KeyError(f"has no field {source.prompt_field!r}; its fields are {', '.join(record)} (see prompt_field)")
-    value = record[source.prompt_field]
-    turns = [("user", value)] if isinstance(value, str) else [(str(turn["role"]), str(turn["content"])) for turn in value]
-    if not turns or not any(content for _, content in turns):
-        raise ValueError(f"{source.prompt_field}: is empty")
+    turns = turns_of(record[source.prompt_field])
     references = record.get(source.reference_field, [])
     references = [references] if isinstance(references, str) else references
-    return Prompt(str(record.get("id", f"line{number}")), tuple(turns), tuple(str(reference) for reference in references))
+    tags = record.get("tags", {})
+    if not isinstance(tags, dict):
+        raise TypeError("tags: must be a mapping of strings")
+    tags = {str(key): str(value) for key, value in tags.items()}
+    return Prompt(str(record.get("id", f"line{number}")), tuple(turns), tuple(str(reference) for reference in references), tags)

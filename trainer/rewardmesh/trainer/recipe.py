@@ -96,6 +96,7 @@ class Recipe(_Part):
     keep_checkpoints: int = Field(2, ge=1)
     device: str = "cpu"
     threads: int = Field(0, ge=0, description="CPU threads of the training step; 0 leaves torch's choice")
+    metrics_host: str = Field("127.0.0.1", description="address of the trainer's Prometheus port")
     metrics_port: int | None = Field(None, description="Prometheus port of the trainer; 0 picks a free one, unset serves none")
     otlp_endpoint: str | None = None
 
@@ -137,7 +138,18 @@ class Recipe(_Part):
 
     def fingerprint(self) -> str:
         """Hash (hex) of what must not change between a checkpoint and its resumption."""
-        fixed = self.model_dump(
-            mode="json", exclude={"run_dir", "services", "steps", "patience", "metrics_port", "otlp_endpoint", "keep_checkpoints"}
-        )
+        free = {
+            "run_dir",
+            "services",
+            "steps",
+            "patience",
+            "metrics_host",
+            "metrics_port",
+            "otlp_endpoint",
+            "checkpoint_every",
+            "keep_checkpoints",
+        }
+        fixed = self.model_dump(mode="json", exclude=free)
+        fixed["resample_attempts"] = self.patience.resample_attempts
+        fixed["falls_to_zero_at"] = self.steps if self.optimiser.schedule == "linear" else None
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]

@@ -32,14 +32,14 @@ POLICY_VERSION = Gauge("rewardmesh_trainer_policy_version", "Version the generat
 class Tracking:
     """Writes one step's metrics everywhere at once."""
 
-    def __init__(self, run_dir: Path, metrics_port: int | None) -> None:
+    def __init__(self, run_dir: Path, metrics_host: str, metrics_port: int | None) -> None:
         self.history = History(run_dir / "metrics.jsonl")
         self._events = EventFileWriter(str(run_dir / "tensorboard"))
         self.metrics_address: str | None = None
         self._close_metrics: Callable[[], None] | None = None
         if metrics_port is not None:
-            port, self._close_metrics = start_metrics_server("0.0.0.0", metrics_port)
-            self.metrics_address = f"0.0.0.0:{port}"
+            port, self._close_metrics = start_metrics_server(metrics_host, metrics_port)
+            self.metrics_address = f"{metrics_host}:{port}"
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record a finished step."""

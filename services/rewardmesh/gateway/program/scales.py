@@ -28,11 +28,15 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class Scale:
-    """A kind of number with the interval [min, max] it cannot leave (infinite where there is no bound)."""
+    """A kind of number with the interval [min, max] it cannot leave (infinite where there is no bound).
+
+    anchored: whether zero and unit mean something although there are no bounds, as for standardised values and their sums.
+    """
 
     kind: pb.ScaleKind.ValueType
     min: float = -math.inf
     max: float = math.inf
+    anchored: bool = False
 
     @property
     def name(self) -> str:
@@ -48,7 +52,7 @@ class Scale:
     @property
     def addable(self) -> bool:
         """Whether a sum with values of other addable scales means something."""
-        return self.bounded or self.kind == pb.SCALE_KIND_STANDARDISED
+        return self.bounded or self.anchored
 
     def to_proto(self) -> pb.Scale:
         """The wire form; bounds only where the contract has them."""
@@ -62,7 +66,9 @@ PROBABILITY = Scale(pb.SCALE_KIND_PROBABILITY, 0.0, 1.0)
 UNIT = Scale(pb.SCALE_KIND_UNIT, 0.0, 1.0)
 LOG_PROB = Scale(pb.SCALE_KIND_LOG_PROB, max=0.0)
 COUNT = Scale(pb.SCALE_KIND_COUNT, min=0.0)
-STANDARDISED = Scale(pb.SCALE_KIND_STANDARDISED)
+STANDARDISED = Scale(pb.SCALE_KIND_STANDARDISED, anchored=True)
+ANCHORED = Scale(pb.SCALE_KIND_LOGIT, anchored=True)
+"""A sum with standardised terms: unbounded, and standardised no more."""
 _PLAIN = {"logit": LOGIT, "probability": PROBABILITY, "unit": UNIT, "log_prob": LOG_PROB, "count": COUNT, "standardised": STANDARDISED}
 
 
@@ -95,7 +101,7 @@ def scaled(scale: Scale, factor: float, offset: float = 0.0) -> Scale:
         return bounded(min(ends), max(ends))
     if scale.kind == pb.SCALE_KIND_LOG_PROB and factor > 0 and offset == 0:
         return scale
-    return LOGIT
+    return ANCHORED if scale.anchored else LOGIT
 
 
 def sum_of(scales: Sequence[Scale]) -> Scale | int:
@@ -109,7 +115,7 @@ def sum_of(scales: Sequence[Scale]) -> Scale | int:
             return index
     if all(scale.bounded for scale in scales):
         return bounded(sum(scale.min for scale in scales), sum(scale.max for scale in scales))
-    return LOGIT
+    return ANCHORED
 
 
 def either(scales: Sequence[Scale], *, compared: bool) -> Scale | int:
@@ -118,11 +124,13 @@ def either(scales: Sequence[Scale], *, compared: bool) -> Scale | int:
     compared: whether values of different branches meet in one group, where logits of different models would be compared.
     """
     kinds = {scale.kind for scale in scales}
-    if len(kinds) == 1 and (len(scales) == 1 or not compared or scales[0].kind != pb.SCALE_KIND_LOGIT):
-        return Scale(scales[0].kind, min(scale.min for scale in scales), max(scale.max for scale in scales))
+    raw = pb.SCALE_KIND_LOGIT in kinds and not all(scale.anchored for scale in scales)
+    if len(kinds) == 1 and (len(scales) == 1 or not compared or not raw):
+        low, high = min(scale.min for scale in scales), max(scale.max for scale in scales)
+        return Scale(scales[0].kind, low, high, all(scale.anchored for scale in scales))
     for index, scale in enumerate(scales):
         if not scale.addable:
             return index
     if all(scale.bounded for scale in scales):
         return bounded(min(scale.min for scale in scales), max(scale.max for scale in scales))
-    return LOGIT
+    return ANCHORED

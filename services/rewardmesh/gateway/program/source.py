@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,13 @@ class Source:
         return ProgramError(f"{self.name}:{line}: {render_path(path) or 'document'}: {message}")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, but 1e-3 is a number, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
 def render_path(path: Path) -> str:
     """`("sum", 1, "of")` as `sum[1].of`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
@@ -51,7 +59,10 @@ def read_source(text: str, name: str) -> Source:
     Raises:
         ProgramError: not YAML, several documents, a key that is repeated or no string, an alias (the text must say what it means).
     """
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:  # a character that YAML does not allow
+        raise ProgramError(f"{name}:1: document: is not YAML: {error}") from error
     try:
         root = loader.get_single_node()
         if root is None:

@@ -1,0 +1,170 @@
+"""Builds the demo's three models on the spot: a policy that imitates mixed demonstrations, a reward model and a judge of the working.
+
+A part whose manifest names the same settings and seed is kept, so that a second run starts at once.
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import BaseModel, ConfigDict
+
+from rewardmesh.client import messages
+from rewardmesh.demo.answers import pair_of_different_quality, pair_of_same_quality
+from rewardmesh.demo.files import ModelPaths
+from rewardmesh.demo.problems import Problem, as_written, generate
+from rewardmesh.demo.tokenizer import build_word_tokenizer
+from rewardmesh.engine.loading import write_version
+from rewardmesh.engine.log_probs import next_token_log_probs
+from rewardmesh.engine.text import prompt_ids
+from rewardmesh.trainer.fitting import FitConfig, OnFit
+from rewardmesh.trainer.reward_model import RewardModelConfig, train_reward_model
+from rewardmesh.trainer.reward_model import tokenise as tokenise_pair
+from rewardmesh.trainer.scratch import Shape, new_model
+from rewardmesh.trainer.sft import SFTConfig, Tokens, finetune, tokenise
+
+Part = Literal["policy", "reward model", "judge"]
+PARTS: tuple[Part, ...] = ("policy", "reward model", "judge")
+Progress = Callable[[Part, int, int, float], None]
+"""Called with (part, step, steps, loss); a part that is kept reports its last step at once."""
+
+JUDGE_TEXT = "{{ prompt }}\nAnswer A\n{{ a }}\nAnswer B\n{{ b }}\nWhich is better?"
+JUDGE_LABELS = {"a": "A", "b": "B", "tie": "T"}
+
+
+class BuildConfig(BaseModel):
+    """Sizes and lengths that were tuned on two cores."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    policy_shape: Shape = Shape(hidden=192, layers=3, intermediate=512, heads=3, context=256)
+    scorer_shape: Shape = Shape(hidden=128, layers=2, intermediate=384, heads=4, context=256)
+    policy: FitConfig = FitConfig(steps=500, learning_rate=3e-3)
+    reward: FitConfig = FitConfig(steps=200, learning_rate=3e-3)
+    judge: FitConfig = FitConfig(steps=300, learning_rate=3e-3)
+
+
+def build_models(folder: Path, seed: int, config: BuildConfig | None = None, progress: Progress | None = None) -> ModelPaths:
+    """Build what is not there yet; returns the model directories."""
+    config = config or BuildConfig()
+    tokenizer = demo_tokenizer()
+    makers: dict[Part, Callable[[OnFit], tuple[Any, dict[str, float]]]] = {
+        "policy": lambda on_step: _policy(tokenizer, seed, config, on_step),
+        "reward model": lambda on_step: _reward(tokenizer, seed, config, on_step),
+        "judge": lambda on_step: _judge(tokenizer, seed, config, on_step),
+    }
+    for part in PARTS:
+        path = folder / part.replace(" ", "-")
+        wanted = {"seed": seed, "config": config.model_dump(mode="json")}
+
+        def on_step(step: int, steps: int, loss: float, part: Part = part) -> None:
+            if progress:
+                progress(part, step, steps, loss)
+
+        built = _built(path)
+        if built and {key: built[key] for key in wanted} == wanted:
+            on_step(1, 1, built["metrics"].get("loss", 0.0))
+            continue
+        shutil.rmtree(path, ignore_errors=True)
+        model, metrics = makers[part](on_step)
+        write_version(path / "model", model, tokenizer)
+        if part == "judge":
+            template = {"name": "demo-compare", "kind": "compare", "labels": JUDGE_LABELS, "text": JUDGE_TEXT}
+            (path / "template.yaml").write_text(yaml.safe_dump(template, sort_keys=False))
+        (path / "built.json").write_text(json.dumps({**wanted, "metrics": metrics}, indent=1))
+    return ModelPaths(
+        policy=str(folder / "policy" / "model"),
+        reward=str(folder / "reward-model" / "model"),
+        judge=str(folder / "judge" / "model"),
+        judge_template=str(folder / "judge" / "template.yaml"),
+    )
+
+
+def build_metrics(folder: Path) -> dict[str, dict[str, float]]:
+    """What each part reached when it was built: losses, and accuracy on pairs it never saw."""
+    return {part: built["metrics"] for part in PARTS if (built := _built(folder / part.replace(" ", "-")))}
+
+
+def demo_tokenizer() -> Any:
+    """One tokenizer for all three: every word of the problems, whole numbers below 100, and the judge's own words."""
+    problems = generate(4000, 99, "train")
+    texts = [text for problem in problems for text in (problem.question, problem.answer)]
+    numbers = [f"{space}{number}" for space in ("", " ") for number in range(10, 100)]
+    return build_word_tokenizer([*texts, JUDGE_TEXT, *JUDGE_LABELS.values()], numbers)
+
+
+def judge_prompt(question: str, a: str, b: str) -> str:
+    """What the judge reads; the judge service renders the same text."""
+    return ImmutableSandboxedEnvironment().from_string(JUDGE_TEXT).render(prompt=question, a=a, b=b)
+
+
+def _built(path: Path) -> dict[str, Any] | None:
+    manifest = path / "built.json"
+    if not manifest.is_file():
+        return None
+    built: dict[str, Any] = json.loads(manifest.read_text())
+    return built
+
+
+def _policy(tokenizer: Any, seed: int, config: BuildConfig, on_step: OnFit) -> tuple[Any, dict[str, float]]:
+    fit = config.policy.model_copy(update={"seed": seed})
+    problems = generate(fit.steps * fit.batch_size, seed, "train")
+    pairs = [tokenise(tokenizer, problem.question, text) for problem, text in zip(problems, as_written(problems, seed), strict=True)]
+    model = new_model("causal", tokenizer, config.policy_shape, seed)
+    result = finetune(model, pairs, SFTConfig(**fit.model_dump()), on_step)
+    return model, {"loss": result.loss}
+
+
+def _reward(tokenizer: Any, seed: int, config: BuildConfig, on_step: OnFit) -> tuple[Any, dict[str, float]]:
+    rng = random.Random(seed + 1)
+    fit = config.reward.model_copy(update={"seed": seed})
+    pairs = []
+    for problem in generate(fit.steps * fit.batch_size + 500, seed + 1, "train"):
+        better, worse = pair_of_different_quality(problem, rng)
+        pairs.append(tokenise_pair(tokenizer, problem.question, better.text, worse.text))
+    model = new_model("classification", tokenizer, config.scorer_shape, seed + 1)
+    heldout = 500 / len(pairs)
+    result = train_reward_model(model, pairs, RewardModelConfig(heldout_fraction=heldout, **fit.model_dump()), on_step)
+    return model, {"loss": result.loss, "heldout_pair_accuracy": result.accuracy}
+
+
+def _judge(tokenizer: Any, seed: int, config: BuildConfig, on_step: OnFit) -> tuple[Any, dict[str, float]]:
+    rng = random.Random(seed + 2)
+    fit = config.judge.model_copy(update={"seed": seed})
+    problems = generate(fit.steps * fit.batch_size, seed + 2, "train")
+    pairs = [tokenise(tokenizer, text, label) for text, label in (_comparison(problem, rng) for problem in problems)]
+    model = new_model("causal", tokenizer, config.scorer_shape, seed + 2)
+    result = finetune(model, pairs, SFTConfig(**fit.model_dump()), on_step)
+    unseen = [_comparison(problem, rng) for problem in generate(400, seed + 3, "heldout")]
+    return model, {"loss": result.loss, "heldout_accuracy": judge_accuracy(model, tokenizer, unseen)}
+
+
+def _comparison(problem: Problem, rng: random.Random) -> tuple[str, str]:
+    """(text, label) of one comparison: a tie one time in five, else the better answer on either side."""
+    if rng.random() < 0.2:
+        first, second = pair_of_same_quality(problem, rng)
+    else:
+        first, second = pair_of_different_quality(problem, rng)
+        if rng.random() < 0.5:
+            first, second = second, first
+    label = "T" if first.quality == second.quality else "A" if first.quality > second.quality else "B"
+    return judge_prompt(problem.question, first.text, second.text), label
+
+
+def judge_accuracy(model: Any, tokenizer: Any, comparisons: list[tuple[str, str]]) -> float:
+    """Share of comparisons whose most probable label is right."""
+    labels = list(JUDGE_LABELS.values())
+    ids: list[Tokens] = [(prompt_ids(tokenizer, messages(text)), tokenizer(label)["input_ids"]) for text, label in comparisons]
+    with torch.inference_mode():
+        scores, _ = next_token_log_probs(
+            model, [prompt for prompt, _ in ids], [tokenizer.convert_tokens_to_ids(label) for label in labels], packed=True
+        )
+    best = scores.argmax(dim=1).tolist()
+    right = [bool(labels[i] == label) for i, (_, label) in zip(best, comparisons, strict=True)]
+    return sum(right) / len(right)
