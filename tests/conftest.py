@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    GPTNeoXForSequenceClassification,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen2ForSequenceClassification,
-)
+
+if TYPE_CHECKING:  # heavy: imported by the fixtures that need them, so that light tests stay light
+    from transformers import PreTrainedTokenizerFast
 
 TEXT = [
     "Ann has 12 apples and buys 7 more. How many apples does she have now?",
@@ -35,11 +24,12 @@ CHAT_TEMPLATE = (
 
 ModelMaker = Callable[..., Path]
 
-torch.set_num_threads(1)
-
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on a few sentences, with a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -57,7 +47,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_config(architecture: str, vocabulary: int, **changes: Any) -> Any:
-    """A two-layer config of an architecture: 'qwen2', 'llama' or 'gpt_neox'."""
+    """A two-layer config of an architecture, by its model type: 'qwen2', 'llama', 'gpt_neox', ..."""
+    from transformers import AutoConfig
+
     sizes: dict[str, Any] = {
         "vocab_size": vocabulary,
         "hidden_size": 32,
@@ -71,28 +63,23 @@ def tiny_config(architecture: str, vocabulary: int, **changes: Any) -> Any:
     }
     if architecture != "gpt_neox":
         sizes["num_key_value_heads"] = 2
-    kind = {"qwen2": Qwen2Config, "llama": LlamaConfig, "gpt_neox": GPTNeoXConfig}[architecture]
-    return kind(**{**sizes, **changes})
-
-
-_CAUSAL = {"qwen2": Qwen2ForCausalLM, "llama": LlamaForCausalLM, "gpt_neox": GPTNeoXForCausalLM}
-_CLASSIFICATION = {
-    "qwen2": Qwen2ForSequenceClassification,
-    "llama": LlamaForSequenceClassification,
-    "gpt_neox": GPTNeoXForSequenceClassification,
-}
+    return AutoConfig.for_model(architecture, **{**sizes, **changes})
 
 
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> ModelMaker:
     """Writes a model directory: make_model('causal' | 'classification', architecture='qwen2', seed=0, edit=None, **config)."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    torch.set_num_threads(1)
 
     def make(kind: str, architecture: str = "qwen2", *, seed: int = 0, edit: Callable[[Any], None] | None = None, **changes: Any) -> Path:
         torch.manual_seed(seed)
         if kind == "classification":
             changes.setdefault("num_labels", 1)
         config = tiny_config(architecture, len(tokenizer), **changes)
-        model = (_CAUSAL if kind == "causal" else _CLASSIFICATION)[architecture](config)
+        model = (AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification).from_config(config)
         with torch.no_grad():
             for parameter in model.parameters():  # larger than the default, so that answers differ visibly
                 if parameter.ndim > 1:

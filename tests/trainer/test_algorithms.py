@@ -70,7 +70,7 @@ def test_online_dpo_metrics(make_group: MakeGroup) -> None:
     log_probs = torch.from_numpy(np.concatenate(reference)) + torch.tensor([0.4, 0.1, 0.1])
     metrics = algorithm.loss(credit, log_probs).metrics
     assert metrics["margin"] == pytest.approx(0.5 * (0.4 - 0.2), abs=1e-6)
-    assert metrics["accuracy"] == 1
+    assert metrics["pair_accuracy"] == 1
     assert metrics["kl"] == pytest.approx(0.3, abs=1e-6)
     p, h = 1 / (1 + np.exp(-1)), 0.1
     assert metrics["loss"] == pytest.approx(p * np.log1p(np.exp(-h)) + (1 - p) * np.log1p(np.exp(h)), abs=1e-6)

@@ -1,5 +1,6 @@
 """The `rewardmesh` command; importing this package costs nothing, every command imports what it needs when it runs."""
 
+import os
 import sys
 
 from rewardmesh.cli.missing import missing_dependency
@@ -9,6 +10,8 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line: `rewardmesh = "rewardmesh.cli:main"`."""
+    # Threads of a service that waits must not spin: on a busy machine that slows every process a mesh has many times over.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from rewardmesh.cli.app import app
 

@@ -34,8 +34,7 @@ def demo(
     from rich.console import Console
 
     from rewardmesh.demo.files import Settings, write_files
-    from rewardmesh.engine.loading import LoadError
-    from rewardmesh.trainer.fitting import TrainingFailed
+    from rewardmesh.demo.parallel import JobFailed
 
     console = Console()
     try:
@@ -43,7 +42,7 @@ def demo(
         models = _models(console, run_dir / "models", seed, policy, reward, judge)
         settings = replace(Settings(), steps=steps) if steps else Settings()
         files = write_files(run_dir, models, seed, settings)
-    except (LoadError, TrainingFailed, OSError) as error:
+    except (JobFailed, OSError) as error:
         fail(error)
     except KeyboardInterrupt:
         fail("interrupted", 130)

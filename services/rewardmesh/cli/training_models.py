@@ -78,9 +78,8 @@ def train_reward(
         with _bar("reward model") as on_step:
             result = train_reward_model(model, read_preference_file(data, tokenizer), config, on_step)
         write_version(out, model, tokenizer)
-        typer.echo(
-            f"loss {result.loss:.4f}, held-out pairs in the right order {result.accuracy:.1%}; {result.pairs} pairs, {result.left_out} too long"
-        )
+        typer.echo(f"loss {result.loss:.4f} over {result.pairs} pairs, {result.left_out} too long")
+        typer.echo(f"held-out pairs in the right order: {result.accuracy:.1%}")
         typer.echo(out)
 
 

@@ -27,6 +27,10 @@ LIVENESS = "liveness"
 """Health name that reports only whether the event loop lives; readiness is each service's own name."""
 
 
+NOTICE_SECONDS = 0.25
+"""Time between NOT_SERVING and the refusal of new calls when a process is told to stop."""
+
+
 class Server:
     """One process's gRPC server with health, reflection and metrics.
 
@@ -106,6 +110,9 @@ class Server:
         await self.start()
         await wanted.wait()
         log.info("draining", name=self.name, seconds=self.config.drain_seconds)
+        await self._health.enter_graceful_shutdown()
+        # Clients that watch the health go elsewhere before calls are refused; one on its way just then would be cancelled.
+        await asyncio.sleep(NOTICE_SECONDS)
         await self.stop()
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from rewardmesh.client import messages
 from rewardmesh.demo.answers import pair_of_different_quality, pair_of_same_quality
 from rewardmesh.demo.files import ModelPaths
+from rewardmesh.demo.parallel import run_parallel
 from rewardmesh.demo.problems import Problem, as_written, generate
 from rewardmesh.demo.tokenizer import build_word_tokenizer
 from rewardmesh.engine.loading import write_version
@@ -27,7 +28,7 @@ from rewardmesh.trainer.fitting import FitConfig, OnFit
 from rewardmesh.trainer.reward_model import RewardModelConfig, train_reward_model
 from rewardmesh.trainer.reward_model import tokenise as tokenise_pair
 from rewardmesh.trainer.scratch import Shape, new_model
-from rewardmesh.trainer.sft import SFTConfig, Tokens, finetune, tokenise
+from rewardmesh.trainer.sft import SFTConfig, finetune, tokenise
 
 Part = Literal["policy", "reward model", "judge"]
 PARTS: tuple[Part, ...] = ("policy", "reward model", "judge")
@@ -44,40 +45,26 @@ class BuildConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     policy_shape: Shape = Shape(hidden=192, layers=3, intermediate=512, heads=3, context=256)
-    scorer_shape: Shape = Shape(hidden=128, layers=2, intermediate=384, heads=4, context=256)
-    policy: FitConfig = FitConfig(steps=500, learning_rate=3e-3)
-    reward: FitConfig = FitConfig(steps=200, learning_rate=3e-3)
-    judge: FitConfig = FitConfig(steps=300, learning_rate=3e-3)
+    reward_shape: Shape = Shape(hidden=128, layers=2, intermediate=384, heads=4, context=256)
+    judge_shape: Shape = Shape(hidden=128, layers=3, intermediate=384, heads=4, context=256)
+    policy: FitConfig = FitConfig(steps=700, learning_rate=4.5e-3)
+    policy_prompt_weight: float = 0.3
+    judge_prompt_weight: float = 0.2
+    reward: FitConfig = FitConfig(steps=400, learning_rate=4.5e-3)
+    judge: FitConfig = FitConfig(steps=450, learning_rate=4.5e-3)
 
 
 def build_models(folder: Path, seed: int, config: BuildConfig | None = None, progress: Progress | None = None) -> ModelPaths:
     """Build what is not there yet; returns the model directories."""
     config = config or BuildConfig()
-    tokenizer = demo_tokenizer()
-    makers: dict[Part, Callable[[OnFit], tuple[Any, dict[str, float]]]] = {
-        "policy": lambda on_step: _policy(tokenizer, seed, config, on_step),
-        "reward model": lambda on_step: _reward(tokenizer, seed, config, on_step),
-        "judge": lambda on_step: _judge(tokenizer, seed, config, on_step),
-    }
+    wanted = {part: {"seed": seed, "config": config.model_dump(mode="json")} for part in PARTS}
+    missing = [part for part in PARTS if not _is_built(_path(folder, part), wanted[part])]
     for part in PARTS:
-        path = folder / part.replace(" ", "-")
-        wanted = {"seed": seed, "config": config.model_dump(mode="json")}
-
-        def on_step(step: int, steps: int, loss: float, part: Part = part) -> None:
-            if progress:
-                progress(part, step, steps, loss)
-
-        built = _built(path)
-        if built and {key: built[key] for key in wanted} == wanted:
-            on_step(1, 1, built["metrics"].get("loss", 0.0))
-            continue
-        shutil.rmtree(path, ignore_errors=True)
-        model, metrics = makers[part](on_step)
-        write_version(path / "model", model, tokenizer)
-        if part == "judge":
-            template = {"name": "demo-compare", "kind": "compare", "labels": JUDGE_LABELS, "text": JUDGE_TEXT}
-            (path / "template.yaml").write_text(yaml.safe_dump(template, sort_keys=False))
-        (path / "built.json").write_text(json.dumps({**wanted, "metrics": metrics}, indent=1))
+        if progress and part not in missing:
+            progress(part, 1, 1, 0.0)
+    # The policy takes as long as the other two together; one thread each is faster than two threads for one.
+    shares = [[part for part in missing if part == "policy"], [part for part in missing if part != "policy"]]
+    run_parallel([(build_parts, (folder, share, seed, config)) for share in shares if share], progress)
     return ModelPaths(
         policy=str(folder / "policy" / "model"),
         reward=str(folder / "reward-model" / "model"),
@@ -86,9 +73,30 @@ def build_models(folder: Path, seed: int, config: BuildConfig | None = None, pro
     )
 
 
+def build_parts(folder: Path, parts: list[Part], seed: int, config: BuildConfig, progress: Progress) -> None:
+    """Build parts one after the other, on one thread: the same seed gives the same weights whatever the machine's core count."""
+    torch.set_num_threads(1)
+    tokenizer = demo_tokenizer()
+    makers = {"policy": _policy, "reward model": _reward, "judge": _judge}
+    for part in parts:
+        path = _path(folder, part)
+        shutil.rmtree(path, ignore_errors=True)
+
+        def on_step(step: int, steps: int, loss: float, part: Part = part) -> None:
+            progress(part, step, steps, loss)
+
+        model, metrics = makers[part](tokenizer, seed, config, on_step)
+        write_version(path / "model", model, tokenizer)
+        if part == "judge":
+            template = {"name": "demo-compare", "kind": "compare", "labels": JUDGE_LABELS, "text": JUDGE_TEXT}
+            (path / "template.yaml").write_text(yaml.safe_dump(template, sort_keys=False))
+        manifest = {"seed": seed, "config": config.model_dump(mode="json"), "metrics": metrics}
+        (path / "built.json").write_text(json.dumps(manifest, indent=1))
+
+
 def build_metrics(folder: Path) -> dict[str, dict[str, float]]:
     """What each part reached when it was built: losses, and accuracy on pairs it never saw."""
-    return {part: built["metrics"] for part in PARTS if (built := _built(folder / part.replace(" ", "-")))}
+    return {part: json.loads((_path(folder, part) / "built.json").read_text())["metrics"] for part in PARTS}
 
 
 def demo_tokenizer() -> Any:
@@ -104,12 +112,16 @@ def judge_prompt(question: str, a: str, b: str) -> str:
     return ImmutableSandboxedEnvironment().from_string(JUDGE_TEXT).render(prompt=question, a=a, b=b)
 
 
-def _built(path: Path) -> dict[str, Any] | None:
+def _path(folder: Path, part: Part) -> Path:
+    return folder / part.replace(" ", "-")
+
+
+def _is_built(path: Path, wanted: dict[str, Any]) -> bool:
     manifest = path / "built.json"
     if not manifest.is_file():
-        return None
-    built: dict[str, Any] = json.loads(manifest.read_text())
-    return built
+        return False
+    built = json.loads(manifest.read_text())
+    return all(built.get(key) == value for key, value in wanted.items())
 
 
 def _policy(tokenizer: Any, seed: int, config: BuildConfig, on_step: OnFit) -> tuple[Any, dict[str, float]]:
@@ -117,7 +129,7 @@ def _policy(tokenizer: Any, seed: int, config: BuildConfig, on_step: OnFit) -> t
     problems = generate(fit.steps * fit.batch_size, seed, "train")
     pairs = [tokenise(tokenizer, problem.question, text) for problem, text in zip(problems, as_written(problems, seed), strict=True)]
     model = new_model("causal", tokenizer, config.policy_shape, seed)
-    result = finetune(model, pairs, SFTConfig(**fit.model_dump()), on_step)
+    result = finetune(model, pairs, SFTConfig(prompt_weight=config.policy_prompt_weight, **fit.model_dump()), on_step)
     return model, {"loss": result.loss}
 
 
@@ -128,7 +140,7 @@ def _reward(tokenizer: Any, seed: int, config: BuildConfig, on_step: OnFit) -> t
     for problem in generate(fit.steps * fit.batch_size + 500, seed + 1, "train"):
         better, worse = pair_of_different_quality(problem, rng)
         pairs.append(tokenise_pair(tokenizer, problem.question, better.text, worse.text))
-    model = new_model("classification", tokenizer, config.scorer_shape, seed + 1)
+    model = new_model("classification", tokenizer, config.reward_shape, seed + 1)
     heldout = 500 / len(pairs)
     result = train_reward_model(model, pairs, RewardModelConfig(heldout_fraction=heldout, **fit.model_dump()), on_step)
     return model, {"loss": result.loss, "heldout_pair_accuracy": result.accuracy}
@@ -139,10 +151,10 @@ def _judge(tokenizer: Any, seed: int, config: BuildConfig, on_step: OnFit) -> tu
     fit = config.judge.model_copy(update={"seed": seed})
     problems = generate(fit.steps * fit.batch_size, seed + 2, "train")
     pairs = [tokenise(tokenizer, text, label) for text, label in (_comparison(problem, rng) for problem in problems)]
-    model = new_model("causal", tokenizer, config.scorer_shape, seed + 2)
-    result = finetune(model, pairs, SFTConfig(**fit.model_dump()), on_step)
+    model = new_model("causal", tokenizer, config.judge_shape, seed + 2)
+    result = finetune(model, pairs, SFTConfig(prompt_weight=config.judge_prompt_weight, **fit.model_dump()), on_step)
     unseen = [_comparison(problem, rng) for problem in generate(400, seed + 3, "heldout")]
-    return model, {"loss": result.loss, "heldout_accuracy": judge_accuracy(model, tokenizer, unseen)}
+    return model, {"loss": result.loss, **judge_accuracy(model, tokenizer, unseen)}
 
 
 def _comparison(problem: Problem, rng: random.Random) -> tuple[str, str]:
@@ -157,14 +169,13 @@ def _comparison(problem: Problem, rng: random.Random) -> tuple[str, str]:
     return judge_prompt(problem.question, first.text, second.text), label
 
 
-def judge_accuracy(model: Any, tokenizer: Any, comparisons: list[tuple[str, str]]) -> float:
-    """Share of comparisons whose most probable label is right."""
+def judge_accuracy(model: Any, tokenizer: Any, comparisons: list[tuple[str, str]]) -> dict[str, float]:
+    """Share of comparisons whose most probable label is right; and where one answer is better, how often it gets more than the other."""
     labels = list(JUDGE_LABELS.values())
-    ids: list[Tokens] = [(prompt_ids(tokenizer, messages(text)), tokenizer(label)["input_ids"]) for text, label in comparisons]
+    prompts = [prompt_ids(tokenizer, messages(text)) for text, _ in comparisons]
     with torch.inference_mode():
-        scores, _ = next_token_log_probs(
-            model, [prompt for prompt, _ in ids], [tokenizer.convert_tokens_to_ids(label) for label in labels], packed=True
-        )
-    best = scores.argmax(dim=1).tolist()
-    right = [bool(labels[i] == label) for i, (_, label) in zip(best, comparisons, strict=True)]
-    return sum(right) / len(right)
+        scores, _ = next_token_log_probs(model, prompts, [tokenizer.convert_tokens_to_ids(label) for label in labels], packed=True)
+    found = scores.tolist()
+    right = [labels[row.index(max(row))] == label for row, (_, label) in zip(found, comparisons, strict=True)]
+    decided = [(row[0] > row[1]) == (label == "A") for row, (_, label) in zip(found, comparisons, strict=True) if label != "T"]
+    return {"heldout_accuracy": sum(right) / len(right), "heldout_accuracy_without_ties": sum(decided) / len(decided)}

@@ -103,7 +103,7 @@ def split_of(question: str) -> Split:
 def worked(steps: Sequence[Step]) -> str:
     """The worked answer: one line per step, then the final number after "####"."""
     # A word before the first number: numbers then always follow a space, and are the same tokens wherever they stand.
-    openings = ["First", *["Then"] * (len(steps) - 2)][: len(steps) - 1] + ["So"]
+    openings = ["So"] if len(steps) == 1 else ["First", *["Then"] * (len(steps) - 2), "So"]
     lines = [f"{opening} {step.text}" for opening, step in zip(openings, steps, strict=True)]
     return "\n".join([*lines, f"#### {steps[-1].result}"])
 
@@ -126,7 +126,7 @@ def _change(rng: random.Random) -> Story:
     """A store of objects that grows and shrinks, one to three times."""
     name, friend = rng.sample(NAMES, 2)
     unit = rng.choice(OBJECTS)
-    total = rng.randint(5, 30)
+    total = rng.randint(5, 20)
     story = [f"{name} has {total} {unit}."]
     steps = _changes(rng, name, friend, total, rng.choice((1, 2, 2, 3, 3, 3)), story)
     return " ".join([*story, f"How many {unit} does {name} have now?"]), steps
@@ -136,7 +136,7 @@ def _containers(rng: random.Random) -> Story:
     """Full containers, then one or two changes."""
     name, friend = rng.sample(NAMES, 2)
     unit, container = rng.choice(OBJECTS), rng.choice(CONTAINERS)
-    count, each = rng.randint(2, 6), rng.randint(2, 6)
+    count, each = rng.randint(2, 5), rng.randint(2, 4)
     story = [f"{name} has {count} {container} with {each} {unit} in each."]
     first = Step(count, "*", each)
     steps = (first, *_changes(rng, name, friend, first.result, rng.randint(1, 2), story))
@@ -149,14 +149,14 @@ def _compare(rng: random.Random) -> Story:
     unit = rng.choice(OBJECTS)
     operator: Operator = rng.choice(("+", "-", "*"))
     if operator == "*":
-        first, by = rng.randint(3, 8), rng.randint(2, 4)
+        first, by = rng.randint(3, 5), rng.randint(2, 3)
         relation = f"{by} times as many {unit} as {name}"
     elif operator == "+":
-        first, by = rng.randint(3, 20), rng.randint(2, 12)
+        first, by = rng.randint(3, 9), rng.randint(2, 9)
         relation = f"{by} more {unit} than {name}"
     else:
-        first = rng.randint(6, 25)
-        by = rng.randint(2, min(12, first - 2))
+        first = rng.randint(6, 15)
+        by = rng.randint(2, min(9, first - 2))
         relation = f"{by} fewer {unit} than {name}"
     story = [f"{name} has {first} {unit}.", f"{friend} has {relation}."]
     second = Step(first, operator, by)
@@ -169,19 +169,19 @@ def _shop(rng: random.Random) -> Story:
     """A purchase of two kinds of things."""
     name = rng.choice(NAMES)
     one, two = rng.sample(OBJECTS, 2)
-    n_one, n_two, price_one, price_two = (rng.randint(2, 6) for _ in range(4))
+    (n_one, n_two), (price_one, price_two) = (rng.randint(2, 5) for _ in "ab"), (rng.randint(2, 4) for _ in "ab")
     first, second = Step(n_one, "*", price_one), Step(n_two, "*", price_two)
     story = f"{name} buys {n_one} {one} for {price_one} dollars each and {n_two} {two} for {price_two} dollars each."
     return f"{story} How many dollars does {name} pay?", (first, second, Step(first.result, "+", second.result))
 
 
 def _changes(rng: random.Random, name: str, friend: str | None, total: int, count: int, story: list[str]) -> tuple[Step, ...]:
-    """Adds `count` gains and losses of what `name` has to the story; never below 2 or above about 50."""
+    """Adds `count` gains and losses of what `name` has to the story; never below 2 or above 24 by a gain."""
     verb = {"buys": "buy", "finds": "find", "wins": "win", "loses": "lose", "sells": "sell", "drops": "drop"} if name == "They" else {}
     steps: list[Step] = []
     for _ in range(count):
-        grows = total < 6 or (total < 35 and rng.random() < 0.5)
-        amount = rng.randint(2, 12 if grows else min(12, total - 2))
+        grows = total < 6 or (total < 16 and rng.random() < 0.5)
+        amount = rng.randint(2, 9 if grows else min(9, total - 2))
         what = f"{amount} more" if grows else f"{amount} of them"
         if friend and rng.random() < 0.5:
             story.append(f"{friend} gives {name} {what}." if grows else f"{name} gives {friend} {what}.")

@@ -23,11 +23,14 @@ class SFTConfig(FitConfig):
     """Options of supervised fine-tuning."""
 
     max_tokens: int = Field(default=512, ge=2, description="longer examples are left out, and counted")
+    prompt_weight: float = Field(
+        default=0.0, ge=0, le=1, description="weight of prompt tokens in the loss; some helps a model that starts from random weights"
+    )
 
 
 @dataclass(frozen=True)
 class SFTResult:
-    """What came of it: mean loss (nats a token) at the end, examples used and left out for their length."""
+    """What came of it: loss (nats a completion token) at the end, examples used and left out for their length."""
 
     loss: float
     examples: int
@@ -44,7 +47,10 @@ def tokenise(tokenizer: Any, prompt: Any, completion: str) -> Tokens:
 
 
 def finetune(model: Any, pairs: Sequence[Tokens], config: SFTConfig, on_step: OnFit | None = None) -> SFTResult:
-    """Minimise -log p(completion | prompt), mean over the completion tokens of a batch; trains the model in place.
+    """Minimise the sum over tokens of -weight * log p(token | before), weight 1 on completions and `prompt_weight` on prompts.
+
+    A batch's sum is divided by what a batch holds on average, not by its own token count: short completions would else weigh more.
+    Trains the model in place.
 
     Raises:
         ConfigError: no example is short enough.
@@ -54,13 +60,26 @@ def finetune(model: Any, pairs: Sequence[Tokens], config: SFTConfig, on_step: On
     if not kept:
         raise ConfigError(f"max_tokens: none of the {len(pairs)} examples has at most {config.max_tokens} tokens")
     packed = not why_not_packed(model)
+    mean_tokens = sum(len(completion) for _, completion in kept) / len(kept)
 
     def loss_of(batch: Sequence[int]) -> torch.Tensor:
-        states, targets, _, _ = completion_states(model, [kept[i] for i in batch], packed=packed)
-        return -differentiable_log_probs(model, states, targets).mean()
+        examples = [kept[i] for i in batch]
+        if config.prompt_weight:
+            # Every token but the first is then a target.
+            weights = torch.cat([_weights(len(prompt) - 1, len(completion), config.prompt_weight) for prompt, completion in examples])
+            examples = [(prompt[:1], [*prompt[1:], *completion]) for prompt, completion in examples]
+        states, targets, _, _ = completion_states(model, examples, packed=packed)
+        losses = -differentiable_log_probs(model, states, targets)
+        if config.prompt_weight:
+            losses = losses * weights.to(losses.device)
+        return losses.sum() / (len(batch) * mean_tokens)
 
     loss = fit(model, len(kept), loss_of, config, lengths=[len(p) + len(c) for p, c in kept], on_step=on_step)
     return SFTResult(loss, len(kept), len(pairs) - len(kept))
+
+
+def _weights(prompt: int, completion: int, prompt_weight: float) -> torch.Tensor:
+    return torch.cat([torch.full((prompt,), prompt_weight), torch.ones(completion)])
 
 
 def read_sft_file(path: Path, tokenizer: Any) -> list[Tokens]:

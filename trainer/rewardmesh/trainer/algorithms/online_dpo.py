@@ -76,7 +76,7 @@ class OnlineDPO:
     def loss(self, credit: Credit, log_probs: Tensor, values: Tensor | None = None) -> LossOutput:
         """Weighted sum over pairs of the preference loss, over the normaliser.
 
-        Metrics: `margin` beta * h towards the label's side, `accuracy` share of pairs where the policy agrees with the label (ties
+        Metrics: `margin` beta * h towards the label's side, `pair_accuracy` share of pairs where the policy agrees with the label (ties
         on either side count half), `kl` the mean over the pairs' rollouts of rho.
         """
         if not isinstance(credit, PairCredit):
@@ -95,7 +95,7 @@ class OnlineDPO:
             metrics = {
                 "loss": float(loss),
                 "margin": float((share * side * self.config.beta * margin).sum()),
-                "accuracy": float((share * (1 + side * torch.sign(margin)) / 2).sum()),
+                "pair_accuracy": float((share * (1 + side * torch.sign(margin)) / 2).sum()),
                 "kl": float((share * (sums[credit.first.to(device)] + sums[credit.second.to(device)]) / 2).sum()),
             }
         return LossOutput(loss.to(log_probs.dtype), metrics)
