@@ -106,7 +106,7 @@ def _train_tokenizer(texts: Sequence[str]) -> Any:
 
 def _varied(problem: Problem) -> Question:
     """The worked answer, one with a mistake in every line, a wordy one and a bare one: four lengths."""
-    wrong = "\n".join(step.text(step.result + 1) for step in problem.steps)
-    wordy = "\n".join(f"Step {number}: first we read the question again. {step.text()}" for number, step in enumerate(problem.steps, 1))
+    wrong = "\n".join(f"{step.text}0" for step in problem.steps)
+    wordy = "\n".join(f"Step {number}: first we read the question again. {step.text}" for number, step in enumerate(problem.steps, 1))
     final = f"#### {problem.final}"
     return Question(problem.question, (problem.answer, f"{wrong}\n{final}", f"{wordy}\nSo the answer is {problem.final}.\n{final}", final))

@@ -15,18 +15,13 @@ from grpc_tools import protoc
 
 def main() -> None:
     request = plugin_pb2.CodeGeneratorRequest.FromString(sys.stdin.buffer.read())
-    response = plugin_pb2.CodeGeneratorResponse(
-        supported_features=plugin_pb2.CodeGeneratorResponse.FEATURE_PROTO3_OPTIONAL
-    )
+    response = plugin_pb2.CodeGeneratorResponse(supported_features=plugin_pb2.CodeGeneratorResponse.FEATURE_PROTO3_OPTIONAL)
     with tempfile.TemporaryDirectory() as tmp:
         descriptors = Path(tmp, "descriptors.binpb")
         out = Path(tmp, "out")
         out.mkdir()
         descriptors.write_bytes(FileDescriptorSet(file=request.proto_file).SerializeToString())
-        code = protoc.main(
-            ["protoc", f"--descriptor_set_in={descriptors}", f"--grpc_python_out={out}"]
-            + list(request.file_to_generate)
-        )
+        code = protoc.main(["protoc", f"--descriptor_set_in={descriptors}", f"--grpc_python_out={out}", *request.file_to_generate])
         if code:
             response.error = f"grpc_python exited {code}"
         for path in sorted(out.rglob("*.py")):

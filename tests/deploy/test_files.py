@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from tests.deploy.conftest import Manifests
+    from deploy.conftest import Manifests
 
 SERVICES = ("reward", "judge", "verifier", "logprob", "generation", "gateway")
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from tests.deploy.conftest import Manifests
+    from deploy.conftest import Manifests
 
 
 def test_pod_monitors_scrape_every_pod_once(gpu: Manifests) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 if TYPE_CHECKING:
-    from tests.deploy.conftest import Manifests, Workload
+    from deploy.conftest import Manifests, Workload
 
 CALLS = {
     ("gateway", "reward"),

@@ -19,7 +19,7 @@ from rewardmesh.v1 import (
 )
 
 if TYPE_CHECKING:
-    from tests.deploy.conftest import Manifests
+    from deploy.conftest import Manifests
 
 GPU = "nvidia.com/gpu"
 

@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.deploy.conftest import Manifests
+    from deploy.conftest import Manifests
 
 
 async def test_a_server_answers_its_probes(base: Manifests, root: Path) -> None:

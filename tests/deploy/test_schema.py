@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 
 if TYPE_CHECKING:
-    from tests.deploy.conftest import Manifests
+    from deploy.conftest import Manifests
 
 KUBERNETES_VERSIONS = ("1.31", "1.34")
 

@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
+from e2e.conftest import PROGRAM
 from rewardmesh.cli.mesh_file import MeshFile
 from rewardmesh.cli.supervisor import Supervisor
 from rewardmesh.trainer.ledger import Ledger
 from rewardmesh.trainer.loop import train
 from rewardmesh.trainer.recipe import Recipe
 from tests_support import weights_digest
-
-from .conftest import PROGRAM
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from prometheus_client import REGISTRY
-from tests.judge.conftest import Serve
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from judge.conftest import Serve
 from rewardmesh.client import AbsenceReason, CallFailed, message, pair
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import judge_service_pb2 as api

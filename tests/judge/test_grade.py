@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.judge.conftest import Serve
 
+from judge.conftest import Serve
 from rewardmesh.client import AbsenceReason, sample
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import judge_service_pb2 as api

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.judge.conftest import Serve
 
+from judge.conftest import Serve
 from rewardmesh.client import answer, message, pair
 from rewardmesh.judge.ranking import cycle_rate, kendall_w, mean_wins
 from rewardmesh.v1 import common_pb2 as pb

@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 import pytest
 import torch
-from tests.judge.conftest import Serve
 
+from judge.conftest import Serve
 from rewardmesh.client import AbsenceReason, CallFailed, pair, sample
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import judge_service_pb2 as api

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.judge.conftest import SHORT, YES_NO, Serve
 from transformers import PreTrainedTokenizerFast
 
+from judge.conftest import SHORT, YES_NO, Serve
 from rewardmesh.engine.loading import LoadError
 from rewardmesh.judge import JudgeConfig, create_server
 from rewardmesh.judge.labels import control_tokens, label_tokens

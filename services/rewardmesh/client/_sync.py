@@ -29,6 +29,7 @@ from rewardmesh.client.channel import ChannelOptions, open_channel
 from rewardmesh.client.errors import CallFailed, absence_of, call_failed
 from rewardmesh.client.messages import Model
 from rewardmesh.client.results import Absence, Evaluations, Generation, Grades, Preference, Score, Selection, TokenScores, Verdict
+from rewardmesh.v1 import model_service_pb2 as models
 from rewardmesh.v1.common_pb2 import ModelRef, Sample
 from rewardmesh.v1.generation_service_pb2 import GenerateRequest
 from rewardmesh.v1.generation_service_pb2_grpc import GenerationServiceStub
@@ -38,18 +39,6 @@ from rewardmesh.v1.log_prob_service_pb2 import LogProbWants, TokenSequence
 from rewardmesh.v1.log_prob_service_pb2_grpc import LogProbServiceStub
 from rewardmesh.v1.mesh_service_pb2 import DescribeProgramRequest, DescribeProgramResponse, ListProgramsRequest
 from rewardmesh.v1.mesh_service_pb2_grpc import MeshServiceStub
-from rewardmesh.v1.model_service_pb2 import (
-    ActivateVersionRequest,
-    ActivateVersionResponse,
-    GetModelRequest,
-    GetModelResponse,
-    ListVersionsRequest,
-    ListVersionsResponse,
-    LoadVersionRequest,
-    LoadVersionResponse,
-    UnloadVersionRequest,
-    UnloadVersionResponse,
-)
 from rewardmesh.v1.model_service_pb2_grpc import ModelServiceStub
 from rewardmesh.v1.reward_service_pb2 import ScoreOptions
 from rewardmesh.v1.reward_service_pb2_grpc import RewardServiceStub
@@ -213,19 +202,19 @@ class Client(ClientBase):
         finally:
             call.cancel()
 
-    def get_model(self, name: str = "", *, timeout_s: float | None = None, metadata: Metadata = None) -> GetModelResponse:
+    def get_model(self, name: str = "", *, timeout_s: float | None = None, metadata: Metadata = None) -> models.GetModelResponse:
         """Versions and capabilities of a model; "" for the default one."""
-        return self._unary(self.model.GetModel, GetModelRequest(name=name), timeout_s, metadata)
+        return self._unary(self.model.GetModel, models.GetModelRequest(name=name), timeout_s, metadata)
 
-    def list_versions(self, name: str = "", *, timeout_s: float | None = None, metadata: Metadata = None) -> ListVersionsResponse:
+    def list_versions(self, name: str = "", *, timeout_s: float | None = None, metadata: Metadata = None) -> models.ListVersionsResponse:
         """The versions in memory and the active one."""
-        return self._unary(self.model.ListVersions, ListVersionsRequest(name=name), timeout_s, metadata)
+        return self._unary(self.model.ListVersions, models.ListVersionsRequest(name=name), timeout_s, metadata)
 
     def load_version(
         self, version: int, path: str, *, name: str = "", timeout_s: float | None = None, metadata: Metadata = None
-    ) -> LoadVersionResponse:
+    ) -> models.LoadVersionResponse:
         """Read a version from a directory the server can read; it is not active yet."""
-        request = LoadVersionRequest(name=name, version=version, path=path)
+        request = models.LoadVersionRequest(name=name, version=version, path=path)
         return self._unary(self.model.LoadVersion, request, timeout_s, metadata)
 
     def activate_version(
@@ -236,16 +225,16 @@ class Client(ClientBase):
         expected_current: int | None = None,
         timeout_s: float | None = None,
         metadata: Metadata = None,
-    ) -> ActivateVersionResponse:
+    ) -> models.ActivateVersionResponse:
         """Switch to a loaded version; another active version than expected raises CallFailed (FAILED_PRECONDITION)."""
-        request = ActivateVersionRequest(name=name, version=version, expected_current=expected_current)
+        request = models.ActivateVersionRequest(name=name, version=version, expected_current=expected_current)
         return self._unary(self.model.ActivateVersion, request, timeout_s, metadata)
 
     def unload_version(
         self, version: int, *, name: str = "", timeout_s: float | None = None, metadata: Metadata = None
-    ) -> UnloadVersionResponse:
+    ) -> models.UnloadVersionResponse:
         """Free a version that is not active."""
-        request = UnloadVersionRequest(name=name, version=version)
+        request = models.UnloadVersionRequest(name=name, version=version)
         return self._unary(self.model.UnloadVersion, request, timeout_s, metadata)
 
     def evaluate(

@@ -11,6 +11,7 @@ from typing import Literal
 from rewardmesh.demo.problems import Problem, Step, worked
 
 Style = Literal["full", "skipped", "terse", "slip", "unrelated"]
+_WORSE: tuple[Style, ...] = ("terse", "skipped", "slip", "unrelated")
 QUALITY: dict[Style, int] = {"full": 3, "skipped": 2, "terse": 1, "slip": 0, "unrelated": 0}
 
 
@@ -51,10 +52,10 @@ def write(problem: Problem, style: Style, rng: random.Random) -> Written:
 
 
 def pair_of_different_quality(problem: Problem, rng: random.Random) -> tuple[Written, Written]:
-    """(better, worse) answers to a problem; the better one is the full working two times in three."""
+    """(better, worse) answers to a problem, mostly the full working against a shorter one, as a policy half way there writes them."""
     while True:
-        first: Style = "full" if rng.random() < 2 / 3 else rng.choice(("skipped", "terse"))
-        second: Style = rng.choice(("skipped", "terse", "slip", "unrelated"))
+        first: Style = "full" if rng.random() < 0.8 else rng.choice(("skipped", "terse"))
+        (second,) = rng.choices(_WORSE, (45, 25, 15, 15))
         better, worse = write(problem, first, rng), write(problem, second, rng)
         if better.quality > worse.quality and better.text != worse.text:
             return better, worse

@@ -23,9 +23,9 @@ signals:
   prefer: {judge: demo-compare, mode: compare, against: group}
 reward:
   sum:
-    - {of: correct, weight: 0.6}
-    - {of: working, shape: {sigmoid: {centre: 0.0}}, weight: 0.25}
-    - {of: prefer, weight: 0.15}
+    - {of: correct, weight: 0.7}
+    - {of: working, shape: {sigmoid: {centre: 0.0}}, weight: 0.2}
+    - {of: prefer, weight: 0.1}
 # Training waits for the verifier and the reward model; without the judge a pair counts as a tie.
 on_absence: {correct: wait, working: wait, prefer: fallback(0.5)}
 """
@@ -37,11 +37,12 @@ HELDOUT = 500
 class Settings:
     """What was tuned on two cores; everything else is the recipe's default."""
 
-    steps: int = 80
+    steps: int = 100
     prompts_per_step: int = 32
     completions: int = 4
+    temperature: float = 0.8
     max_tokens: int = 56
-    learning_rate: float = 2e-4
+    learning_rate: float = 4e-4
     beta: float = 0.1
     reward_temperature: float = 0.3
 
@@ -69,7 +70,8 @@ def write_files(run_dir: Path, models: ModelPaths, seed: int, settings: Settings
     run_dir.mkdir(parents=True, exist_ok=True)
     count = settings.steps * settings.prompts_per_step
     _write_prompts(run_dir / "train.jsonl", generate(count, seed + 1000, "train"))
-    _write_prompts(run_dir / "heldout.jsonl", generate(HELDOUT, 0, "heldout"))
+    # Another seed than the one the settings were chosen on.
+    _write_prompts(run_dir / "heldout.jsonl", generate(HELDOUT, seed + 100, "heldout"))
     (run_dir / "program.yaml").write_text(PROGRAM)
     files = DemoFiles(run_dir / "mesh.yaml", run_dir / "recipe.yaml")
     files.mesh.write_text(yaml.safe_dump(_mesh(run_dir, models), sort_keys=False))
@@ -119,9 +121,10 @@ def _recipe(run_dir: Path, models: ModelPaths, seed: int, settings: Settings) ->
         "sampling": {
             "prompts_per_step": settings.prompts_per_step,
             "completions": settings.completions,
+            "temperature": settings.temperature,
             "max_tokens": settings.max_tokens,
         },
-        "optimiser": {"learning_rate": settings.learning_rate, "warmup_steps": 3},
+        "optimiser": {"learning_rate": settings.learning_rate, "warmup_steps": 3, "schedule": "linear"},
         "evaluation": {"prompts": {"path": str(run_dir / "heldout.jsonl")}, "n": HELDOUT},
         "steps": settings.steps,
         "seed": seed,

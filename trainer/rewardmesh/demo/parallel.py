@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from rewardmesh.serving.lifeline import die_with
+
 Job = tuple[Callable[..., None], tuple[Any, ...]]
 """A function of a module and its arguments; it is called with a progress function after them."""
 
@@ -29,7 +31,7 @@ def run_parallel(jobs: Sequence[Job], progress: Callable[..., None] | None) -> N
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context = multiprocessing.get_context("spawn")
     reports: Any = context.Queue()
-    processes: list[BaseProcess] = [context.Process(target=_work, args=(job, reports), daemon=True) for job in jobs]
+    processes: list[BaseProcess] = [context.Process(target=_work, args=(job, reports, os.getpid()), daemon=True) for job in jobs]
     try:
         for process in processes:
             process.start()
@@ -58,7 +60,8 @@ def _check_alive(processes: Sequence[BaseProcess]) -> None:
             raise JobFailed(f"a process that builds models ended with exit code {process.exitcode}")
 
 
-def _work(job: Job, reports: Any) -> None:
+def _work(job: Job, reports: Any, parent_pid: int) -> None:
+    die_with(parent_pid)
     function, arguments = job
     try:
         function(*arguments, lambda *content: reports.put(("progress", content)))
