@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rewardmesh.client import messages
 from rewardmesh.demo.answers import pair_of_different_quality, pair_of_same_quality
-from rewardmesh.demo.files import ModelPaths
+from rewardmesh.demo.files import JUDGE_TEMPLATE, ModelPaths
 from rewardmesh.demo.parallel import run_parallel
 from rewardmesh.demo.problems import Problem, as_written, generate
 from rewardmesh.demo.tokenizer import build_word_tokenizer
@@ -88,7 +88,7 @@ def build_parts(folder: Path, parts: list[Part], seed: int, config: BuildConfig,
         model, metrics = makers[part](tokenizer, seed, config, on_step)
         write_version(path / "model", model, tokenizer)
         if part == "judge":
-            template = {"name": "demo-compare", "kind": "compare", "labels": JUDGE_LABELS, "text": JUDGE_TEXT}
+            template = {"name": JUDGE_TEMPLATE, "kind": "compare", "labels": JUDGE_LABELS, "text": JUDGE_TEXT}
             (path / "template.yaml").write_text(yaml.safe_dump(template, sort_keys=False))
         manifest = {"seed": seed, "config": config.model_dump(mode="json"), "metrics": metrics}
         (path / "built.json").write_text(json.dumps(manifest, indent=1))

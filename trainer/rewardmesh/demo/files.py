@@ -20,7 +20,7 @@ name: demo
 signals:
   correct: {verifier: math, options: {answer_marker: "####"}}
   working: {reward: working}
-  prefer: {judge: demo-compare, mode: compare, against: group}
+  prefer: {judge: JUDGE, mode: compare, against: group}
 reward:
   sum:
     - {of: correct, weight: 0.7}
@@ -31,6 +31,10 @@ on_absence: {correct: wait, working: wait, prefer: fallback(0.5)}
 """
 
 HELDOUT = 500
+
+JUDGE_TEMPLATE = "demo-compare"
+BUILT_IN_TEMPLATE = "compare"
+"""What the judge reads: the demo's own template, or for a judge from elsewhere the one that comes with the service."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ def write_files(run_dir: Path, models: ModelPaths, seed: int, settings: Settings
     _write_prompts(run_dir / "train.jsonl", generate(count, seed + 1000, "train"))
     # Another seed than the one the settings were chosen on.
     _write_prompts(run_dir / "heldout.jsonl", generate(HELDOUT, seed + 100, "heldout"))
-    (run_dir / "program.yaml").write_text(PROGRAM)
+    template = JUDGE_TEMPLATE if models.judge_template else BUILT_IN_TEMPLATE
+    (run_dir / "program.yaml").write_text(PROGRAM.replace("JUDGE", template))
     files = DemoFiles(run_dir / "mesh.yaml", run_dir / "recipe.yaml")
     files.mesh.write_text(yaml.safe_dump(_mesh(run_dir, models), sort_keys=False))
     files.recipe.write_text(yaml.safe_dump(_recipe(run_dir, models, seed, settings), sort_keys=False))
@@ -87,7 +92,7 @@ def _write_prompts(path: Path, problems: Iterable[Problem]) -> None:
 def _mesh(run_dir: Path, models: ModelPaths) -> dict[str, Any]:
     # One thread each: the services work side by side; batch-invariant, so that a resumed run is equal to the bit.
     scorer: dict[str, Any] = {"threads": 1, "batch_invariant": True}
-    templates = {"templates": [models.judge_template], "default_template": "demo-compare"} if models.judge_template else {}
+    templates = {"templates": [models.judge_template], "default_template": JUDGE_TEMPLATE} if models.judge_template else {}
     return {
         "log_dir": str(run_dir / "logs"),
         "services": {

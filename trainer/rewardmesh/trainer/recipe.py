@@ -21,7 +21,7 @@ class _Part(BaseModel):
 class PromptSource(_Part):
     """A JSONL file of prompts."""
 
-    path: Path
+    path: Path = Field(description="JSONL file")
     prompt_field: str = Field("prompt", description="holds a string or a list of {role, content}")
     reference_field: str = Field("references", description="holds a string or a list of gold answers; may be missing in the file")
 
@@ -29,8 +29,8 @@ class PromptSource(_Part):
 class Services(_Part):
     """Where the mesh is: gRPC targets such as 127.0.0.1:50051 or dns:///rewardmesh-gateway:50051."""
 
-    gateway: str
-    generation: str
+    gateway: str = Field(description="runs the reward program")
+    generation: str = Field(description="samples from the policy")
     logprob: str | None = Field(None, description="needed by algorithms with a reference policy")
     verifier: str | None = Field(None, description="needed for held-out evaluation")
 
@@ -38,22 +38,22 @@ class Services(_Part):
 class Sampling(_Part):
     """What the policy samples at each step."""
 
-    prompts_per_step: int = Field(16, ge=1)
+    prompts_per_step: int = Field(16, ge=1, description="prompts a step")
     completions: int = Field(4, ge=1, description="completions a prompt")
     temperature: float = Field(1.0, gt=0, description="also the temperature of every log-probability in the loss")
-    max_tokens: int = Field(256, ge=1)
+    max_tokens: int = Field(256, ge=1, description="most tokens a completion")
 
 
 class Optimiser(_Part):
     """AdamW with a linear warm-up and gradient clipping."""
 
-    learning_rate: float = Field(5e-7, gt=0)
-    critic_learning_rate: float = Field(1e-5, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    warmup_steps: int = Field(0, ge=0)
+    learning_rate: float = Field(5e-7, gt=0, description="greatest rate of the policy")
+    critic_learning_rate: float = Field(1e-5, gt=0, description="greatest rate of the critic")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="decay of the two moments")
+    warmup_steps: int = Field(0, ge=0, description="steps over which the rate rises")
     schedule: Literal["constant", "linear"] = Field("constant", description="after the warm-up: stay, or fall to zero at the last step")
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     micro_batch_tokens: int = Field(16384, ge=1, description="prompt and completion tokens of one forward and backward pass")
 
 
@@ -70,7 +70,7 @@ class Patience(_Part):
 class Evaluation(_Part):
     """Held-out evaluation before and after training."""
 
-    prompts: PromptSource
+    prompts: PromptSource = Field(description="problems that are not trained on")
     n: int = Field(500, ge=1, description="problems")
     verifier: str = Field("math", description="verifier that says what is right")
     every: int = Field(0, ge=0, description="also after every so many steps; 0 for never")
@@ -79,26 +79,26 @@ class Evaluation(_Part):
 class Recipe(_Part):
     """A training run."""
 
-    run_dir: Path
+    run_dir: Path = Field(description="folder of the run: checkpoints, ledger, metrics, report")
     policy: str = Field(description="Hugging Face model directory or hub name of the policy to train")
-    prompts: PromptSource
-    services: Services
+    prompts: PromptSource = Field(description="what the policy is trained on")
+    services: Services = Field(description="where the mesh is")
     program: str = Field("", description="reward program; empty for the gateway's only one")
     reference_policy: str = Field("reference", description="name of the reference policy at the log-prob service")
     algorithm: dict[str, Any] = Field(description="name, and the algorithm's own options")
     sampling: Sampling = Sampling()
     optimiser: Optimiser = Optimiser()
     patience: Patience = Patience()
-    evaluation: Evaluation | None = None
-    steps: int = Field(100, ge=1)
-    seed: int = 0
+    evaluation: Evaluation | None = Field(None, description="held-out evaluation; unset for none")
+    steps: int = Field(100, ge=1, description="steps in all, those before a resumption included")
+    seed: int = Field(0, description="fixes the order of prompts, the sampling and every random choice")
     checkpoint_every: int = Field(10, ge=1, description="steps")
-    keep_checkpoints: int = Field(2, ge=1)
-    device: str = "cpu"
+    keep_checkpoints: int = Field(2, ge=1, description="older ones are removed")
+    device: str = Field("cpu", description="where the policy is trained: cpu, cuda, cuda:1, ...")
     threads: int = Field(0, ge=0, description="CPU threads of the training step; 0 leaves torch's choice")
     metrics_host: str = Field("127.0.0.1", description="address of the trainer's Prometheus port")
     metrics_port: int | None = Field(None, description="Prometheus port of the trainer; 0 picks a free one, unset serves none")
-    otlp_endpoint: str | None = None
+    otlp_endpoint: str | None = Field(None, description="OTLP gRPC collector for traces")
 
     @model_validator(mode="after")
     def _fits_the_algorithm(self) -> Recipe:
