@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from rewardmesh.client import AsyncClient, pair
-from rewardmesh.demo.build import JUDGE_TEXT, BuildConfig, build_metrics, build_models, demo_tokenizer, judge_prompt
+from rewardmesh.demo.build import BuildConfig, build_metrics, build_models, demo_tokenizer, judge_prompt
 from rewardmesh.demo.files import Settings, write_files
 from rewardmesh.demo.parallel import JobFailed, run_parallel
 from rewardmesh.engine.loading import read_model
@@ -55,7 +55,9 @@ async def test_the_judge_service_reads_the_text_the_judge_was_trained_on(built: 
     models = built[1]
     template = read_template(Path(models.judge_template))
     assert template.render({"prompt": "q", "a": "x\ny", "b": "z"}) == judge_prompt("q", "x\ny", "z")
-    server = await judge.create_server(judge.Config(model=models.judge, templates=[models.judge_template], drain_seconds=2))
+    server = await judge.create_server(
+        judge.Config(model=models.judge, templates=[models.judge_template], min_label_mass=0.0, drain_seconds=2)
+    )
     await server.start()
     try:
         async with AsyncClient(server.address) as client:
@@ -67,8 +69,8 @@ async def test_the_judge_service_reads_the_text_the_judge_was_trained_on(built: 
 
 def test_every_word_of_the_judge_is_in_the_vocabulary() -> None:
     tokenizer = demo_tokenizer()
-    ids = tokenizer(JUDGE_TEXT.replace("{{ ", "").replace(" }}", ""))["input_ids"]
-    assert tokenizer.unk_token_id not in ids[4:]
+    ids = tokenizer(judge_prompt("Ada has 12 cups.", "#### 3", "First 4 * 3 = 12"))["input_ids"]
+    assert tokenizer.unk_token_id not in ids
 
 
 def test_the_files_are_a_recipe_and_a_mesh(built: tuple[Path, Any], tmp_path: Path) -> None:
