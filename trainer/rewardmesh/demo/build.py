@@ -47,10 +47,10 @@ class BuildConfig(BaseModel):
     policy_shape: Shape = Shape(hidden=192, layers=3, intermediate=512, heads=3, context=256)
     reward_shape: Shape = Shape(hidden=128, layers=2, intermediate=384, heads=4, context=256)
     judge_shape: Shape = Shape(hidden=128, layers=3, intermediate=384, heads=4, context=256)
-    policy: FitConfig = FitConfig(steps=700, learning_rate=4.5e-3)
+    policy: FitConfig = FitConfig(steps=800, learning_rate=4.5e-3)
     policy_prompt_weight: float = 0.3
     judge_prompt_weight: float = 0.2
-    reward: FitConfig = FitConfig(steps=400, learning_rate=4.5e-3)
+    reward: FitConfig = FitConfig(steps=450, learning_rate=4.5e-3)
     judge: FitConfig = FitConfig(steps=450, learning_rate=4.5e-3)
 
 

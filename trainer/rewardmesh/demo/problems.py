@@ -44,7 +44,7 @@ CONTAINERS = ("bags", "boxes", "jars", "trays")
 GAINS = ("buys", "finds", "wins")
 LOSSES = ("loses", "sells", "drops")
 
-STYLE_SHARES = {"full": 0.35, "skip": 0.05, "result": 0.6}
+STYLE_SHARES = {"full": 0.28, "skip": 0.05, "result": 0.67}
 """How often people write all lines of working, leave one out, or write the result alone."""
 
 
