@@ -17,7 +17,7 @@ from rewardmesh.engine.loading import read_model
 from rewardmesh.trainer.fitting import FitConfig
 from rewardmesh.trainer.recipe import Recipe
 from rewardmesh.trainer.scratch import Shape
-from tests_support import weights_digest
+from tests_support import fails, reports, weights_digest
 
 SHAPE = Shape(hidden=32, layers=1, intermediate=32, heads=2, context=256)
 FIT = FitConfig(steps=3, batch_size=4)
@@ -83,17 +83,9 @@ def test_the_files_are_a_recipe_and_a_mesh(built: tuple[Path, Any], tmp_path: Pa
     assert len({json.loads(line)["id"] for line in lines}) == 500
 
 
-def _fails(progress: Any) -> None:
-    raise ValueError("no such luck")
-
-
-def _reports(progress: Any) -> None:
-    progress("half")
-
-
 def test_a_job_that_fails_ends_the_others_and_says_why() -> None:
     heard: list[str] = []
-    run_parallel([(_reports, ())], heard.append)
+    run_parallel([(reports, ())], heard.append)
     assert heard == ["half"]
     with pytest.raises(JobFailed, match="no such luck"):
-        run_parallel([(_fails, ())], None)
+        run_parallel([(fails, ())], None)
