@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from rewardmesh.demo.problems import STYLE_SHARES, as_written, generate, split_of
+from rewardmesh.demo.problems import SLIP_SHARE, STYLE_SHARES, as_written, generate, split_of
 
 LINE = re.compile(r"^(?:First|Then|So) (\d+) ([-+*]) (\d+) = (\d+)$")
 
@@ -43,15 +43,18 @@ def test_problems_are_distinct_and_a_function_of_the_seed() -> None:
     assert problems != generate(300, 8, "train")
 
 
-def test_all_that_people_write_is_right_and_of_the_declared_styles() -> None:
+def test_what_people_write_is_of_the_declared_styles_and_slips() -> None:
     problems = generate(3000, 5, "train")
     written = as_written(problems, 5)
     assert written == as_written(problems, 5)
     styles: Counter[str] = Counter()
     for problem, text in zip(problems, written, strict=True):
-        assert text.endswith(f"#### {problem.final}")
+        right = text.endswith(f"#### {problem.final}")
         lines = text.count(" = ")
+        assert right or not lines, "working that is written down is right"
         styles["full" if lines == len(problem.steps) else "skip" if lines else "result"] += 1
+        styles["slip"] += not right
     # A problem of one step has no line to skip: there the result alone is written.
     assert abs(styles["full"] / 3000 - STYLE_SHARES["full"]) < 0.04
     assert abs(styles["result"] / 3000 - STYLE_SHARES["result"]) < 0.04
+    assert abs(styles["slip"] / styles["result"] - SLIP_SHARE) < 0.04

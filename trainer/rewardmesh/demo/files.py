@@ -41,7 +41,7 @@ BUILT_IN_TEMPLATE = "compare"
 class Settings:
     """What was tuned on two cores; everything else is the recipe's default."""
 
-    steps: int = 100
+    steps: int = 60
     prompts_per_step: int = 32
     completions: int = 4
     temperature: float = 0.8

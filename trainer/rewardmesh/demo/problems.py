@@ -44,8 +44,11 @@ CONTAINERS = ("bags", "boxes", "jars", "trays")
 GAINS = ("buys", "finds", "wins")
 LOSSES = ("loses", "sells", "drops")
 
-STYLE_SHARES = {"full": 0.28, "skip": 0.05, "result": 0.67}
+STYLE_SHARES = {"full": 0.4, "skip": 0.05, "result": 0.55}
 """How often people write all lines of working, leave one out, or write the result alone."""
+
+SLIP_SHARE = 0.5
+"""How often those who write the result alone, having done the sum in their heads, are a little off."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,10 @@ def worked(steps: Sequence[Step]) -> str:
 
 
 def as_written(problems: Sequence[Problem], seed: int) -> list[str]:
-    """One right answer per problem as someone wrote it down: all lines, all but one, or the result alone (shares: `STYLE_SHARES`)."""
+    """One answer per problem as someone wrote it down: all lines, all but one, or the result alone (shares: `STYLE_SHARES`).
+
+    Answers with working are right; a bare result is off by a few with probability `SLIP_SHARE`.
+    """
     rng = random.Random(f"written-{seed}")
     written = []
     for problem in problems:
@@ -118,7 +124,11 @@ def as_written(problems: Sequence[Problem], seed: int) -> list[str]:
         if style == "skip":
             # The last line stays: its result is the answer.
             del steps[rng.randrange(max(len(steps) - 1, 1))]
-        written.append(f"#### {problem.final}" if style == "result" or not steps else worked(steps))
+        if style == "result" or not steps:
+            slip = rng.choice((-3, -2, -1, 1, 2, 3)) if rng.random() < SLIP_SHARE else 0
+            written.append(f"#### {abs(int(problem.final) + slip)}")
+        else:
+            written.append(worked(steps))
     return written
 
 
