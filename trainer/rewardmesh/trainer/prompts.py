@@ -52,10 +52,6 @@ class PromptSet:
             chosen.append(self.prompts[order[position % total]])
         return chosen
 
-    def first(self, count: int) -> list[Prompt]:
-        """The first `count` prompts of the file."""
-        return self.prompts[:count]
-
 
 def read_prompts(source: PromptSource) -> list[Prompt]:
     """Read every line.
