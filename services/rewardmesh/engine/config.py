@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,11 @@ class ModelServerConfig(ServerConfig):
     """Which model, how it runs, and how much may wait for it."""
 
     model: str = Field(description="Hugging Face model directory or hub name")
+    engine: Literal["transformers", "vllm", "vllm-server", "triton", "openai"] = Field(
+        "transformers", description="who computes: this process (transformers with our packed forward, or vllm), or a server elsewhere"
+    )
+    engine_address: str = Field("", description="of the server that computes: http://host:port (vllm-server, openai) or host:port (triton)")
+    engine_options: dict[str, Any] = Field(default_factory=dict, description="settings of the engine itself; see docs/engines.md")
     name: str = Field("default", min_length=1, description="name clients call the model by")
     device: str = Field("cpu", description="where it runs: cpu, cuda, cuda:1, ...")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the weights")

@@ -71,6 +71,17 @@ def classification_head(model: Any) -> torch.nn.Module:
     raise ValueError(f"{type(model).__name__} has no sequence-classification head (score or classifier)")
 
 
+def has_classification_head(model: Any) -> bool:
+    """Whether it is a sequence-classification model."""
+    return any(isinstance(getattr(model, name, None), torch.nn.Module) for name in ("score", "classifier"))
+
+
+def classification_outputs(model: Any) -> int:
+    """Number of outputs of the classification head."""
+    weight: torch.Tensor = classification_head(model).weight  # type: ignore[assignment]
+    return int(weight.shape[0])
+
+
 def why_not_packed(model: Any) -> str:
     """Empty when the model's packed forward agrees with its plain one; else the reason.
 

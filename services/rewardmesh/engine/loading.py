@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +21,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.logging import disable_progress_bar
 
-from rewardmesh.engine.forward import why_not_packed
-from rewardmesh.engine.packing import MIN_SHARED_TOKENS
+from rewardmesh.engine.forward import classification_outputs, classification_scores, has_classification_head, why_not_packed
+from rewardmesh.engine.interface import Ability, Pair, ServedModel
+from rewardmesh.engine.log_probs import TokenStatistics, completion_states, next_token_log_probs, token_statistics
+from rewardmesh.engine.packing import MIN_SHARED_TOKENS, TokenIds
+from rewardmesh.engine.sampling import Sampled, SamplingOptions, sample
 
 # A server's log and the demo's own progress bars are no place for bars about reading one file.
 disable_progress_bar()
@@ -36,11 +40,10 @@ class LoadError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """One version of one model in memory.
+class LoadedModel(ServedModel):
+    """One version of one model in the memory of this process, computed by transformers and our packed forward.
 
     Attributes:
-        name, version, fingerprint: identity, as in `ModelRef`.
         model, tokenizer: transformers objects; the model is in evaluation mode.
         packed: whether the forward pass shares prompts; else `reason` says why not.
     """
@@ -54,19 +57,93 @@ class LoadedModel:
     packed: bool
     reason: str
 
+    engine = "transformers"
+
+    @property
+    def abilities(self) -> frozenset[Ability]:  # type: ignore[override]  # found from the model, never set
+        """Scores with a classification head, everything else with a language-model head."""
+        if has_classification_head(self.model):
+            return frozenset(("scores",))
+        return frozenset(("token_statistics", "label_log_probs", "sample"))
+
     @property
     def max_tokens(self) -> int:
         """Longest input in tokens."""
         return int(getattr(self.model.config, "max_position_embeddings", 2**31 - 1))
 
-    def shareable(self, tokens: int) -> int:
-        """How many tokens of a common prefix the forward pass really computes once."""
-        return tokens if self.packed and tokens >= MIN_SHARED_TOKENS else 0
-
     @property
     def dtype(self) -> str:
         """Name of the weights' type."""
         return str(next(self.model.parameters()).dtype).removeprefix("torch.")
+
+    @property
+    def device_name(self) -> str:
+        """Where the weights are."""
+        return str(self.device)
+
+    @property
+    def parameters(self) -> int:
+        """How many there are."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding, which may be more than the tokenizer's tokens."""
+        return int(self.model.config.vocab_size)
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Tokens that end a completion, by the model's config and its tokenizer."""
+        configured = getattr(self.model.config, "eos_token_id", None)
+        ids = set(configured if isinstance(configured, list) else [configured])
+        return tuple(sorted(i for i in ids | {self.tokenizer.eos_token_id} if i is not None))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The head's labels, by the model's config."""
+        if "scores" not in self.abilities:
+            return ()
+        return tuple(str(self.model.config.id2label[i]) for i in range(classification_outputs(self.model)))
+
+    def shareable(self, tokens: int) -> int:
+        """How many tokens of a common prefix the forward pass really computes once."""
+        return tokens if self.packed and tokens >= MIN_SHARED_TOKENS else 0
+
+    def scores(self, sequences: Sequence[TokenIds]) -> list[tuple[list[float], int]]:
+        """See `ServedModel`."""
+        with torch.inference_mode():
+            values, computed = classification_scores(self.model, sequences, packed=self.packed)
+        return list(zip(values.tolist(), computed, strict=True))
+
+    def token_statistics(self, pairs: Sequence[Pair], *, temperature: float, extras: bool, top_k: int) -> list[tuple[TokenStatistics, int]]:
+        """See `ServedModel`."""
+        with torch.inference_mode():
+            states, targets, lengths, computed = completion_states(self.model, pairs, packed=self.packed)
+            stats = token_statistics(self.model, states, targets, temperature=temperature, extras=extras, top_k=top_k)
+        return list(zip(stats.split(lengths), computed, strict=True))
+
+    def label_log_probs(self, questions: Sequence[tuple[TokenIds, Sequence[int]]]) -> list[tuple[list[float], int]]:
+        """See `ServedModel`."""
+        # Questions with several sets of labels may meet in one batch.
+        wanted = sorted({token for _, labels in questions for token in labels})
+        column = {token: index for index, token in enumerate(wanted)}
+        with torch.inference_mode():
+            values, computed = next_token_log_probs(self.model, [ids for ids, _ in questions], wanted, packed=self.packed)
+        rows: list[list[float]] = values.tolist()
+        return [([row[column[t]] for t in labels], count) for row, (_, labels), count in zip(rows, questions, computed, strict=True)]
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        options: SamplingOptions,
+        emit: Callable[[Sampled], None],
+        *,
+        row_keys: Sequence[str],
+        ends: Callable[[list[int]], bool] | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> None:
+        """See `sampling.sample`."""
+        sample(self.model, prompts, options, emit, row_keys=row_keys, ends=ends, cancelled=cancelled)
 
 
 def read_model(path: str | Path, kind: Kind, *, device: str = "cpu", dtype: str = "float32") -> tuple[Any, Any]:
@@ -109,12 +186,21 @@ def _read_tokenizer(source: str) -> Any:
 
 
 def load_model(
-    path: str | Path, kind: Kind, *, name: str, version: int, device: str = "cpu", dtype: str = "float32", extras: Iterable[str] = ()
+    path: str | Path,
+    kind: Kind,
+    *,
+    name: str,
+    version: int,
+    device: str = "cpu",
+    dtype: str = "float32",
+    extras: Iterable[str] = (),
+    pack: bool = True,
 ) -> LoadedModel:
     """Read a model for scoring: packed when its architecture can be, else plainly with the reason.
 
     Args:
         extras: whatever else its scores depend on (template, rubric), for the fingerprint.
+        pack: False for a model that only samples: the packed forward has no growing KV cache.
 
     Raises:
         LoadError: see `read_model`; a manifest that does not match its files.
@@ -123,7 +209,7 @@ def load_model(
     if (directory / MANIFEST).exists():
         check_manifest(directory)
     model, tokenizer = read_model(path, kind, device=device, dtype=dtype)
-    reason = why_not_packed(model)
+    reason = why_not_packed(model) if pack else "sampling uses a KV cache"
     return LoadedModel(name, version, fingerprint(path, extras), model, tokenizer, torch.device(device), not reason, reason)
 
 

@@ -40,6 +40,14 @@ class TokenStatistics:
     top_ids: torch.Tensor | None = None
     top_log_probs: torch.Tensor | None = None
 
+    def split(self, lengths: Sequence[int]) -> list[TokenStatistics]:
+        """The statistics of each of several runs of positions, on the CPU; `lengths` sum to N."""
+        parts: dict[str, Any] = {}
+        for name in self.__dataclass_fields__:
+            values = getattr(self, name)
+            parts[name] = [None] * len(lengths) if values is None else values.cpu().split(list(lengths))
+        return [TokenStatistics(**{name: part[i] for name, part in parts.items()}) for i in range(len(lengths))]
+
 
 def completion_states(
     model: Any, pairs: Sequence[tuple[TokenIds, TokenIds]], *, packed: bool

@@ -45,8 +45,8 @@ class ModelServicer(rpc.ModelServiceServicer):
         capabilities.forward_mode_reason = active.reason
         capabilities.max_tokens = active.max_tokens
         capabilities.dtype = active.dtype
-        capabilities.device = str(active.device)
-        capabilities.parameters = sum(p.numel() for p in active.model.parameters())
+        capabilities.device = active.device_name
+        capabilities.parameters = active.parameters
         return pb.GetModelResponse(active=model_ref(active), versions=map(model_ref, store.versions()), capabilities=capabilities)
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: CallContext) -> pb.ListVersionsResponse:

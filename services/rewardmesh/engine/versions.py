@@ -8,19 +8,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from rewardmesh.engine.loading import LoadedModel
+from rewardmesh.engine.interface import ServedModel
 from rewardmesh.serving.errors import failed_precondition, invalid_argument, not_found
 from rewardmesh.serving.metrics import MODEL_INFO
 from rewardmesh.v1 import common_pb2 as pb
 
-Loader = Callable[[str, int], LoadedModel]
+Loader = Callable[[str, int], ServedModel]
 """(path, version) -> model; raises LoadError."""
 
 
 class ModelStore:
     """All versions of one named model; safe to use from several threads."""
 
-    def __init__(self, service: str, first: LoadedModel, loader: Loader) -> None:
+    def __init__(self, service: str, first: ServedModel, loader: Loader) -> None:
         self.service = service
         self.name = first.name
         self._loader = loader
@@ -30,16 +30,16 @@ class ModelStore:
         self._announce(first, 1)
 
     @property
-    def active(self) -> LoadedModel:
+    def active(self) -> ServedModel:
         """The version that answers now."""
         return self._active
 
-    def versions(self) -> list[LoadedModel]:
+    def versions(self) -> list[ServedModel]:
         """All versions in memory, ascending."""
         with self._lock:
             return [self._versions[number] for number in sorted(self._versions)]
 
-    def resolve(self, wanted: pb.ModelRef | None) -> LoadedModel:
+    def resolve(self, wanted: pb.ModelRef | None) -> ServedModel:
         """The version a request asks for; empty fields mean the active one.
 
         Raises:
@@ -64,7 +64,7 @@ class ModelStore:
         if name and name != self.name:
             raise not_found("model", name, [self.name])
 
-    def load(self, path: str, version: int) -> LoadedModel:
+    def load(self, path: str, version: int) -> ServedModel:
         """Read a version beside the active one (slow: call it off the event loop).
 
         Raises:
@@ -79,7 +79,7 @@ class ModelStore:
             self._versions[version] = model
         return model
 
-    def activate(self, version: int, expected: int | None) -> tuple[LoadedModel, LoadedModel]:
+    def activate(self, version: int, expected: int | None) -> tuple[ServedModel, ServedModel]:
         """Switch atomically; returns (previous, active).
 
         Raises:
@@ -113,7 +113,7 @@ class ModelStore:
         if version <= newest:
             raise invalid_argument("version", f"{version} must be greater than the newest in memory, {newest}")
 
-    def _announce(self, model: LoadedModel, value: int) -> None:
+    def _announce(self, model: ServedModel, value: int) -> None:
         labels = (self.service, model.name, str(model.version), model.fingerprint)
         if value:
             MODEL_INFO.labels(*labels).set(1)
@@ -121,6 +121,6 @@ class ModelStore:
             MODEL_INFO.remove(*labels)
 
 
-def model_ref(model: LoadedModel) -> pb.ModelRef:
+def model_ref(model: ServedModel) -> pb.ModelRef:
     """How a version is named on the wire."""
     return pb.ModelRef(name=model.name, version=model.version, fingerprint=model.fingerprint)

@@ -14,7 +14,7 @@ from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import generation_service_pb2 as api
 
 
-def sampling_options(request: api.GenerateRequest, tokenizer: Any, config: Any, default_max_tokens: int) -> SamplingOptions:
+def sampling_options(request: api.GenerateRequest, eos_ids: tuple[int, ...], default_max_tokens: int) -> SamplingOptions:
     """Options of a call.
 
     Raises:
@@ -43,15 +43,8 @@ def sampling_options(request: api.GenerateRequest, tokenizer: Any, config: Any, 
         top_k=request.top_k,
         max_tokens=request.max_tokens or default_max_tokens,
         seed=request.seed,
-        eos_ids=eos_ids(tokenizer, config),
+        eos_ids=eos_ids,
     )
-
-
-def eos_ids(tokenizer: Any, config: Any) -> tuple[int, ...]:
-    """Tokens that end a completion, by the model's config and its tokenizer."""
-    configured = getattr(config, "eos_token_id", None)
-    ids = set(configured if isinstance(configured, list) else [configured])
-    return tuple(sorted(i for i in ids | {tokenizer.eos_token_id} if i is not None))
 
 
 def tokenise(prompt: api.GenerationPrompt, tokenizer: Any, vocabulary: int, room: int) -> list[int] | pb.Absence:

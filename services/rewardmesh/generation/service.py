@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from rewardmesh.client.arrays import pack_floats, pack_ints
-from rewardmesh.engine.loading import LoadedModel, fingerprint, read_model
+from rewardmesh.engine.interface import ServedModel
 from rewardmesh.engine.model_service import SERVICE as MODEL_SERVICE
 from rewardmesh.engine.model_service import ModelServicer
-from rewardmesh.engine.sampling import Sampled, SamplingOptions, sample
+from rewardmesh.engine.opening import open_model
+from rewardmesh.engine.sampling import Sampled, SamplingOptions
 from rewardmesh.engine.versions import ModelStore, model_ref
 from rewardmesh.generation.config import GenerationConfig
 from rewardmesh.generation.request import sampling_options, tokenise
@@ -51,7 +52,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
         """See the proto."""
         require_unique_ids((prompt.id for prompt in request.prompts), "prompts")
         model = self._store.resolve(request.policy if request.HasField("policy") else None)
-        options = sampling_options(request, model.tokenizer, model.model.config, self._config.default_max_tokens)
+        options = sampling_options(request, model.eos_ids, self._config.default_max_tokens)
         if any(not stop for stop in request.stop):
             raise invalid_argument("stop", "a stop string must not be empty")
         if options.n > self._config.max_rows:
@@ -80,7 +81,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
 class _Run:
     """One call: what the engine's thread works through, and the queue its replies arrive in."""
 
-    def __init__(self, config: GenerationConfig, model: LoadedModel, options: SamplingOptions, request: api.GenerateRequest) -> None:
+    def __init__(self, config: GenerationConfig, model: ServedModel, options: SamplingOptions, request: api.GenerateRequest) -> None:
         self.replies: asyncio.Queue[api.GenerateResponse | None] = asyncio.Queue()
         self.cancelled = threading.Event()
         self._loop = asyncio.get_running_loop()
@@ -99,7 +100,7 @@ class _Run:
             self._send(None)
 
     def _sample(self) -> None:
-        vocabulary = self._model.model.config.vocab_size
+        vocabulary = self._model.vocabulary
         for prompt in self._request.prompts:
             ids = tokenise(prompt, self._model.tokenizer, vocabulary, self._model.max_tokens - 1)
             if isinstance(ids, pb.Absence):
@@ -125,8 +126,7 @@ class _Run:
             self._reply(prompt.id, sampled, ids, time.monotonic() - began, began - self._arrived)
 
         try:
-            sample(
-                self._model.model,
+            self._model.sample(
                 [ids for _, ids in batch],
                 options,
                 emit,
@@ -203,10 +203,8 @@ async def create_server(config: GenerationConfig) -> Server:
     if config.threads:
         torch.set_num_threads(config.threads)
 
-    def load(path: str, version: int) -> LoadedModel:
-        model, tokenizer = read_model(path, "causal", device=config.device, dtype=config.dtype)
-        reason = "sampling uses a KV cache"
-        return LoadedModel(config.name, version, fingerprint(path), model, tokenizer, torch.device(config.device), False, reason)
+    def load(path: str, version: int) -> ServedModel:
+        return open_model(config, "causal", "sample", path=path, version=version)
 
     store = ModelStore(SERVICE, await asyncio.to_thread(load, config.model, 1), load)
     servicer = GenerationServicer(config, store)

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from rewardmesh.engine.loading import LoadedModel, LoadError
+from rewardmesh.engine.interface import ServedModel
+from rewardmesh.engine.loading import LoadError
 from rewardmesh.engine.text import chat
 from rewardmesh.judge.template import JudgeTemplate
 from rewardmesh.serving.logs import get_logger
@@ -31,10 +32,10 @@ class Labels:
     def __init__(self, templates: Iterable[JudgeTemplate], required: Collection[str]) -> None:
         self._templates = tuple(templates)
         self._required = required
-        self._found: WeakKeyDictionary[LoadedModel, Mapping[str, tuple[int, ...] | str]] = WeakKeyDictionary()
-        self._controls: WeakKeyDictionary[LoadedModel, re.Pattern[str]] = WeakKeyDictionary()
+        self._found: WeakKeyDictionary[ServedModel, Mapping[str, tuple[int, ...] | str]] = WeakKeyDictionary()
+        self._controls: WeakKeyDictionary[ServedModel, re.Pattern[str]] = WeakKeyDictionary()
 
-    def check(self, model: LoadedModel) -> None:
+    def check(self, model: ServedModel) -> None:
         """Find the label tokens of a version.
 
         Raises:
@@ -52,11 +53,11 @@ class Labels:
         self._controls[model] = control_tokens(model.tokenizer)
         self._found[model] = found
 
-    def of(self, model: LoadedModel, template: JudgeTemplate) -> tuple[int, ...] | str:
+    def of(self, model: ServedModel, template: JudgeTemplate) -> tuple[int, ...] | str:
         """Token id of each of the template's labels, or the reason why this version cannot use it."""
         return self._found[model][template.name]
 
-    def defuse(self, model: LoadedModel, text: str) -> str:
+    def defuse(self, model: ServedModel, text: str) -> str:
         """The text with the model's control tokens broken up by a space, so that it cannot end its turn or begin another."""
         return self._controls[model].sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 

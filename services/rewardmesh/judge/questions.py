@@ -11,11 +11,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import torch
-
-from rewardmesh.engine.loading import LoadedModel
-from rewardmesh.engine.log_probs import next_token_log_probs
-from rewardmesh.engine.packing import MIN_SHARED_TOKENS
+from rewardmesh.engine.interface import ServedModel
 from rewardmesh.engine.text import fit, prompt_ids
 from rewardmesh.judge.labels import Labels
 from rewardmesh.judge.template import Criterion, JudgeTemplate, Value, dialogue
@@ -65,7 +61,7 @@ class Answer:
 class Writer:
     """Writes the questions of one call: one template, one version of the model. Slow: tokenises."""
 
-    def __init__(self, model: LoadedModel, template: JudgeTemplate, labels: Labels) -> None:
+    def __init__(self, model: ServedModel, template: JudgeTemplate, labels: Labels) -> None:
         self._model = model
         self._template = template
         self._labels = labels
@@ -123,12 +119,12 @@ class Writer:
         return Item(tuple(questions), group)
 
 
-def works(model: LoadedModel, label_ids: tuple[int, ...], items: Sequence[Item]) -> list[Work[Payload]]:
+def works(model: ServedModel, label_ids: tuple[int, ...], items: Sequence[Item]) -> list[Work[Payload]]:
     """One work item a question, in order."""
     by_group: dict[Hashable, list[list[int]]] = {}
     for item in items:
         by_group.setdefault(item.group, []).extend(question.ids for question in item.questions)
-    shared = {group: _shared_tokens(members) for group, members in by_group.items()}
+    shared = {group: model.shareable(_shared_tokens(members)) for group, members in by_group.items()}
     return [
         Work((question.ids, label_ids), lane=model, group=item.group, tokens=len(question.ids), shared_tokens=shared[item.group])
         for item in items
@@ -138,14 +134,7 @@ def works(model: LoadedModel, label_ids: tuple[int, ...], items: Sequence[Item])
 
 def read_labels(lane: Hashable, payloads: Sequence[Payload]) -> list[tuple[list[float], int]]:
     """Log-probabilities (nats) of each question's labels, and the tokens computed for it; runs on the engine's thread."""
-    model = cast(LoadedModel, lane)
-    # Calls with several templates may meet in one batch.
-    wanted = sorted({token for _, labels in payloads for token in labels})
-    column = {token: index for index, token in enumerate(wanted)}
-    with torch.inference_mode():
-        values, computed = next_token_log_probs(model.model, [ids for ids, _ in payloads], wanted, packed=model.packed)
-    rows: list[list[float]] = values.tolist()
-    return [([row[column[t]] for t in labels], count) for row, (_, labels), count in zip(rows, payloads, computed, strict=True)]
+    return cast(ServedModel, lane).label_log_probs(payloads)
 
 
 def answers(items: Sequence[Item], done: Sequence[Done[list[float]]], min_label_mass: float) -> list[Answer]:
@@ -186,10 +175,10 @@ def _criteria(context: pb.Context) -> list[Criterion]:
 
 
 def _shared_tokens(members: Sequence[list[int]]) -> int:
-    """Length of the prefix that all share, as far as packing shares it."""
+    """Length of the prefix that all share."""
     if len(members) < 2:
         return 0
     # What the least and the greatest share, all share.
     pairs = zip(min(members), max(members), strict=False)
     common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-    return common if common >= MIN_SHARED_TOKENS else 0
+    return common

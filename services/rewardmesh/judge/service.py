@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from rewardmesh.engine.loading import LoadedModel, LoadError, load_model
+from rewardmesh.engine.interface import ServedModel
+from rewardmesh.engine.loading import LoadError
 from rewardmesh.engine.model_service import SERVICE as MODEL_SERVICE
 from rewardmesh.engine.model_service import ModelServicer
+from rewardmesh.engine.opening import open_model
 from rewardmesh.engine.versions import ModelStore
 from rewardmesh.judge.config import JudgeConfig
 from rewardmesh.judge.labels import Labels
@@ -143,7 +145,7 @@ class JudgeServicer(rpc.JudgeServiceServicer):
         raise unimplemented("Critique")
 
     async def _ask(
-        self, model: LoadedModel, template: JudgeTemplate, write: Callable[[Writer], list[Item]], context: CallContext
+        self, model: ServedModel, template: JudgeTemplate, write: Callable[[Writer], list[Item]], context: CallContext
     ) -> list[Answer]:
         label_ids = self._labels.of(model, template)
         if isinstance(label_ids, str):
@@ -155,7 +157,7 @@ class JudgeServicer(rpc.JudgeServiceServicer):
 
     def _resolve(
         self, request: api.CompareRequest | api.RankRequest | api.GradeRequest, template: JudgeTemplate
-    ) -> tuple[LoadedModel, pb.ModelRef]:
+    ) -> tuple[ServedModel, pb.ModelRef]:
         """The version that answers, and how it is named: its fingerprint includes the template's."""
         wanted = request.model
         model = self._store.resolve(pb.ModelRef(name=wanted.name, version=wanted.version))
@@ -190,8 +192,8 @@ async def create_server(config: JudgeConfig) -> Server:
     library = Library(config)
     labels = Labels(library.templates.values(), library.required)
 
-    def load(path: str, version: int) -> LoadedModel:
-        model = load_model(path, "causal", name=config.name, version=version, device=config.device, dtype=config.dtype)
+    def load(path: str, version: int) -> ServedModel:
+        model = open_model(config, "causal", "label_log_probs", path=path, version=version)
         labels.check(model)
         return model
 

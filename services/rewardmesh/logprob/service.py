@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from rewardmesh.engine.loading import LoadedModel, load_model
-from rewardmesh.engine.log_probs import TokenStatistics, completion_states, token_statistics
+from rewardmesh.engine.interface import ServedModel
+from rewardmesh.engine.log_probs import TokenStatistics
 from rewardmesh.engine.model_service import SERVICE as MODEL_SERVICE
 from rewardmesh.engine.model_service import ModelServicer
+from rewardmesh.engine.opening import open_model
 from rewardmesh.engine.versions import ModelStore, model_ref
 from rewardmesh.logprob.config import LogProbConfig
 from rewardmesh.serving import Server
@@ -43,7 +44,7 @@ class _Query:
 class _Lane:
     """What is computed together: one policy version with one set of options."""
 
-    model: LoadedModel
+    model: ServedModel
     temperature: float
     extras: bool
     top_k: int
@@ -94,7 +95,7 @@ class LogProbServicer(rpc.LogProbServiceServicer):
         raise unimplemented("LogProbService.StreamNextLogits")
         yield  # makes this an asynchronous generator, as a streaming handler must be
 
-    def _resolve(self, ref: pb.ModelRef) -> LoadedModel:
+    def _resolve(self, ref: pb.ModelRef) -> ServedModel:
         if not ref.name:
             return self._default.resolve(ref)
         if ref.name not in self._stores:
@@ -111,12 +112,12 @@ class LogProbServicer(rpc.LogProbServiceServicer):
         work = Work(query, lane, query.prompt.tobytes(), len(query.prompt) + len(query.completion), shared_tokens=shared)
         return work, self._problem(query, lane.model, work.tokens)
 
-    def _problem(self, query: _Query, model: LoadedModel, tokens: int) -> pb.Absence | None:
+    def _problem(self, query: _Query, model: ServedModel, tokens: int) -> pb.Absence | None:
         if not len(query.prompt):
             return absence(pb.ABSENCE_REASON_INVALID_INPUT, "prompt_ids: is empty; give at least the beginning-of-sequence token")
         if not len(query.completion):
             return absence(pb.ABSENCE_REASON_INVALID_INPUT, "completion_ids: is empty, there is nothing to score")
-        vocabulary = model.model.config.vocab_size
+        vocabulary = model.vocabulary
         for field, ids in (("prompt_ids", query.prompt), ("completion_ids", query.completion)):
             if ids.min() < 0 or ids.max() >= vocabulary:
                 return absence(pb.ABSENCE_REASON_INVALID_INPUT, f"{field}: a token id lies outside the vocabulary of {vocabulary}")
@@ -152,14 +153,8 @@ class LogProbServicer(rpc.LogProbServiceServicer):
 
 def compute(lane: _Lane, queries: Sequence[_Query]) -> list[tuple[TokenStatistics, int]]:
     """Statistics of each query's completion tokens and the tokens computed for it; runs on the engine's thread."""
-    model = lane.model
     pairs = [(query.prompt, query.completion) for query in queries]
-    with torch.inference_mode():
-        states, targets, lengths, computed = completion_states(model.model, pairs, packed=model.packed)
-        stats = token_statistics(model.model, states, targets, temperature=lane.temperature, extras=lane.extras, top_k=lane.top_k)
-    fields = {name: getattr(stats, name) for name in TokenStatistics.__dataclass_fields__}
-    split: dict[str, Any] = {name: [None] * len(lengths) if value is None else value.cpu().split(lengths) for name, value in fields.items()}
-    return [(TokenStatistics(**{name: split[name][i] for name in fields}), computed[i]) for i in range(len(lengths))]
+    return lane.model.token_statistics(pairs, temperature=lane.temperature, extras=lane.extras, top_k=lane.top_k)
 
 
 def to_message(stats: TokenStatistics, want: api.LogProbWants) -> api.TokenLogProbs:
@@ -197,8 +192,8 @@ async def create_server(config: LogProbConfig) -> Server:
         torch.set_num_threads(config.threads)
 
     async def store(name: str, source: str) -> ModelStore:
-        def load(path: str, version: int) -> LoadedModel:
-            return load_model(path, "causal", name=name, version=version, device=config.device, dtype=config.dtype)
+        def load(path: str, version: int) -> ServedModel:
+            return open_model(config, "causal", "token_statistics", path=path, version=version, name=name)
 
         return ModelStore(SERVICE, await asyncio.to_thread(load, source, 1), load)
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
-import torch
-
-from rewardmesh.engine.forward import classification_head, classification_scores
-from rewardmesh.engine.loading import LoadedModel, LoadError
+from rewardmesh.engine.interface import ServedModel
+from rewardmesh.engine.loading import LoadError
 from rewardmesh.serving.errors import invalid_argument
 from rewardmesh.serving.validation import absence
 from rewardmesh.v1 import common_pb2 as pb
@@ -25,15 +22,14 @@ class Objectives:
     weights: Mapping[str, float]
 
     @classmethod
-    def of(cls, model: LoadedModel, names: Sequence[str], weights: Mapping[str, float]) -> Objectives:
+    def of(cls, model: ServedModel, names: Sequence[str], weights: Mapping[str, float]) -> Objectives:
         """Match configured names with the model's head.
 
         Raises:
             LoadError: the counts differ, or a weight names no objective.
         """
-        outputs = _outputs(model)
-        labels = model.model.config.id2label
-        names = tuple(names) or (() if outputs == 1 else tuple(str(labels[i]) for i in range(outputs)))
+        outputs = len(model.output_names)
+        names = tuple(names) or (() if outputs == 1 else model.output_names)
         if names and len(names) != outputs:
             raise LoadError(f"objectives: {len(names)} names given, the head has {outputs} outputs")
         unknown = sorted(set(weights) - set(names))
@@ -41,9 +37,9 @@ class Objectives:
             raise LoadError(f"objective_weights: {unknown[0]!r} is no objective; known: {', '.join(names) or 'none (a scalar head)'}")
         return cls(names, {name: weights.get(name, 0.0 if weights else 1 / len(names)) for name in names})
 
-    def check(self, model: LoadedModel) -> None:
+    def check(self, model: ServedModel) -> None:
         """Raise LoadError unless a later version has as many outputs as the first."""
-        outputs, wanted = _outputs(model), len(self.names) or 1
+        outputs, wanted = len(model.output_names), len(self.names) or 1
         if outputs != wanted:
             raise LoadError(f"the head of version {model.version} has {outputs} outputs, this service serves {wanted}")
 
@@ -64,13 +60,6 @@ class Objectives:
         return {name: wanted.get(name, 0.0) for name in self.names} if wanted else self.weights
 
 
-def score(model: LoadedModel, sequences: Sequence[Sequence[int]]) -> list[tuple[list[float], int]]:
-    """The head's raw outputs and the tokens computed for each sequence; runs on the engine's thread."""
-    with torch.inference_mode():
-        values, computed = classification_scores(model.model, sequences, packed=model.packed)
-    return list(zip(values.tolist(), computed, strict=True))
-
-
 def compose(
     outputs: Sequence[float], objectives: Objectives, weights: Mapping[str, float], scale: pb.ScaleKind.ValueType
 ) -> pb.Reward | pb.Absence:
@@ -86,10 +75,6 @@ def compose(
         pb.Objective(name=name, value=output, scale=pb.Scale(kind=scale)) for name, output in zip(objectives.names, outputs, strict=True)
     ]
     return pb.Reward(value=value, scale=pb.Scale(kind=scale), objectives=parts)
-
-
-def _outputs(model: LoadedModel) -> int:
-    return int(cast(torch.Tensor, classification_head(model.model).weight).shape[0])
 
 
 def _finite(value: float) -> bool:

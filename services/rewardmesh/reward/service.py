@@ -10,14 +10,15 @@ from typing import cast
 
 import torch
 
-from rewardmesh.engine.loading import LoadedModel, load_model
+from rewardmesh.engine.interface import ServedModel
 from rewardmesh.engine.model_service import SERVICE as MODEL_SERVICE
 from rewardmesh.engine.model_service import ModelServicer
+from rewardmesh.engine.opening import open_model
 from rewardmesh.engine.packing import common_prefix
 from rewardmesh.engine.text import dialogue_ids, fit, prompt_ids
 from rewardmesh.engine.versions import ModelStore, model_ref
 from rewardmesh.reward.config import RewardConfig
-from rewardmesh.reward.scoring import SCALES, Objectives, compose, score
+from rewardmesh.reward.scoring import SCALES, Objectives, compose
 from rewardmesh.serving import Server
 from rewardmesh.serving.batching import Batcher, Done, Work
 from rewardmesh.serving.context import CallContext, priority, remaining_s
@@ -50,7 +51,7 @@ class RewardServicer(rpc.RewardServiceServicer):
         self._store = store
         self._objectives = objectives
         self.batcher: Batcher[list[int], list[float]] = Batcher(
-            lambda lane, payloads: score(cast(LoadedModel, lane), payloads),
+            lambda lane, payloads: cast(ServedModel, lane).scores(payloads),
             service=SERVICE,
             budget_tokens=config.budget_tokens,
             max_queue_tokens=config.max_queue_tokens,
@@ -114,11 +115,11 @@ class RewardServicer(rpc.RewardServiceServicer):
             outcomes.append(outcome)
         return outcomes
 
-    def _prepare(self, model: LoadedModel, samples: Sequence[pb.Sample]) -> list[_Prepared]:
+    def _prepare(self, model: ServedModel, samples: Sequence[pb.Sample]) -> list[_Prepared]:
         prompts: dict[bytes, list[int]] = {}
         return [self._prepare_one(model, sample, prompts) for sample in samples]
 
-    def _prepare_one(self, model: LoadedModel, sample: pb.Sample, prompts: dict[bytes, list[int]]) -> _Prepared:
+    def _prepare_one(self, model: ServedModel, sample: pb.Sample, prompts: dict[bytes, list[int]]) -> _Prepared:
         """Tokenise a sample; `prompts` remembers each prompt's token ids for the samples that share it."""
         problem = sample_problem(sample)
         if problem is not None:
@@ -135,7 +136,7 @@ class RewardServicer(rpc.RewardServiceServicer):
         # Inputs that were cut begin at different tokens: they share nothing.
         return _Prepared(Work(fitting, model, key, len(fitting), shared_tokens=0 if cut else model.shareable(shared)), cut, None)
 
-    def _provenance(self, model: LoadedModel, item: Done[list[float]], ready: _Prepared) -> pb.Provenance:
+    def _provenance(self, model: ServedModel, item: Done[list[float]], ready: _Prepared) -> pb.Provenance:
         return pb.Provenance(
             service=SERVICE,
             model=model_ref(model),
@@ -162,13 +163,13 @@ async def create_server(config: RewardConfig) -> Server:
     if config.threads:
         torch.set_num_threads(config.threads)
 
-    def load(path: str, version: int) -> LoadedModel:
-        return load_model(path, "classification", name=config.name, version=version, device=config.device, dtype=config.dtype)
+    def load(path: str, version: int) -> ServedModel:
+        return open_model(config, "classification", "scores", path=path, version=version)
 
     first = await asyncio.to_thread(load, config.model, 1)
     objectives = Objectives.of(first, config.objectives, config.objective_weights)
 
-    def load_next(path: str, version: int) -> LoadedModel:
+    def load_next(path: str, version: int) -> ServedModel:
         model = load(path, version)
         objectives.check(model)
         return model
