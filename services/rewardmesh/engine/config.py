@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, field_validator
 
 from rewardmesh.serving import ServerConfig
+from rewardmesh.serving.batching import BatcherOptions
+from rewardmesh.serving.caching import CacheSettings
 
 
 class ModelServerConfig(ServerConfig):
@@ -22,11 +24,60 @@ class ModelServerConfig(ServerConfig):
     device: str = Field("cpu", description="where it runs: cpu, cuda, cuda:1, ...")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the weights")
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 leaves torch's choice")
-    budget_tokens: int = Field(16384, ge=1, description="most tokens really computed in a batch, after sharing prompts")
+    budget_tokens: int = Field(
+        0, ge=0, description="most tokens really computed in a batch, after sharing prompts; 0 finds it by measuring the model at start-up"
+    )
+    prefix_cache_mib: int = Field(
+        256, ge=0, description="memory for keys and values of prefixes that batches have in common, MiB a version; 0 for none"
+    )
     max_queue_tokens: int = Field(2_000_000, ge=1, description="more waiting than this is refused with RESOURCE_EXHAUSTED")
+    max_wait_seconds: float = Field(
+        30.0, gt=0, description="what has waited longer goes before better classes and other tenants, within a quarter of the throughput"
+    )
+    max_delay_seconds: float = Field(0.0, ge=0, description="how long a batch that is not full may wait for more; 0 for not at all")
+    tenant_weights: dict[str, PositiveFloat] = Field(
+        default_factory=dict, description="share of the throughput of tenants (metadata x-tenant) when several wait; 1 for those not named"
+    )
     batch_invariant: bool = Field(
         False, description="compute every group by itself, so that replays are equal to the bit; costs throughput"
     )
     overlength: Literal["refuse", "truncate_prompt"] = Field(
         "refuse", description="input longer than the model: refuse it, or cut the oldest prompt tokens and say so"
     )
+
+    def batching(self) -> BatcherOptions:
+        """What a `Batcher` is told; the budget must be known by now (see `budget.with_budget`)."""
+        return BatcherOptions(
+            budget_tokens=self.budget_tokens,
+            max_queue_tokens=self.max_queue_tokens,
+            batch_invariant=self.batch_invariant,
+            max_wait_seconds=self.max_wait_seconds,
+            max_delay_seconds=self.max_delay_seconds,
+            tenant_weights=self.tenant_weights,
+        )
+
+
+class ScoringServerConfig(ModelServerConfig):
+    """A server with a model whose answers are worth keeping: the same input has the same answer as long as the version is the same."""
+
+    cache_bytes: int = Field(
+        64 * 2**20,
+        ge=0,
+        description="memory for answers; 0 keeps none, and identical items are still computed once while they are under way",
+    )
+    cache_url: str | None = Field(None, description="Redis in which replicas share answers: redis://HOST:PORT/DB, rediss:// or unix://")
+    cache_ttl_seconds: float = Field(86400.0, ge=1, description="how long Redis keeps an answer")
+    cache_timeout_seconds: float = Field(
+        0.05, gt=0, description="most time a call spends asking Redis; one that is slower, or away, is bypassed for some seconds"
+    )
+
+    @field_validator("cache_url")
+    @classmethod
+    def _check_cache_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return value
+
+    def caching(self) -> CacheSettings:
+        """Where a `CachingBatcher` keeps answers."""
+        return CacheSettings(self.cache_bytes, self.cache_url, self.cache_ttl_seconds, self.cache_timeout_seconds)

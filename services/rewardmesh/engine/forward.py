@@ -14,32 +14,49 @@ import numpy as np
 import torch
 
 from rewardmesh.engine.attention import PACKED
+from rewardmesh.engine.last_layer import only_rows
 from rewardmesh.engine.packing import Plan, TokenIds, make_plan
+from rewardmesh.engine.prefix_cache import PrefixCache
 
 PARITY = 1e-4
 """Greatest absolute difference (fp32) between packed and plain hidden states, relative to their scale, that counts as agreement."""
 
 
 def hidden_states(model: Any, plan: Plan) -> torch.Tensor:
-    """Last hidden states of a packed batch: [T, width]."""
+    """Last hidden states of a packed batch: [T, width]; rows that the plan does not want hold anything."""
     device = next(model.parameters()).device
-    out = model.base_model(
-        input_ids=plan.token_ids.to(device)[None], position_ids=plan.position_ids.to(device)[None], use_cache=False, plan=plan
-    )
+    wanted = None if plan.wanted is None else plan.wanted.to(device)
+    with only_rows(model, wanted):
+        out = model.base_model(
+            input_ids=plan.token_ids.to(device)[None], position_ids=plan.position_ids.to(device)[None], use_cache=False, plan=plan
+        )
     states: torch.Tensor = out.last_hidden_state[0]
     return states
 
 
-def sequence_states(model: Any, sequences: Sequence[TokenIds], *, packed: bool) -> tuple[torch.Tensor, list[torch.Tensor], list[int]]:
+def sequence_states(
+    model: Any,
+    sequences: Sequence[TokenIds],
+    *,
+    packed: bool,
+    first: Sequence[int] | None = None,
+    prefixes: PrefixCache | None = None,
+) -> tuple[torch.Tensor, list[torch.Tensor], list[int]]:
     """Hidden states of sequences.
 
+    Args:
+        first: for each sequence the first position whose state is wanted; None wants all.
+        prefixes: keys and values of earlier batches of this model, without gradients only.
+
     Returns:
-        states [T, width]; for each sequence the int64 indices [L] of its tokens in `states`; tokens really
-        computed for each sequence.
+        states [T, width]; for each sequence the int64 indices in `states` of its tokens from the first wanted one on; tokens
+        really computed for each sequence.
     """
     if packed:
-        plan = make_plan(sequences)
+        plan = make_plan(sequences, first=first, prefixes=prefixes)
         states = hidden_states(model, plan)
+        if prefixes is not None:
+            prefixes.store(plan)
         return states, [plan.rows(i).to(states.device) for i in range(len(sequences))], plan.computed_by()
     device = next(model.parameters()).device
     parts = []
@@ -47,19 +64,22 @@ def sequence_states(model: Any, sequences: Sequence[TokenIds], *, packed: bool) 
         batch = torch.as_tensor(np.asarray(ids, dtype=np.int64), device=device)[None]
         parts.append(model.base_model(input_ids=batch, use_cache=False).last_hidden_state[0])
     starts = np.cumsum([0, *(len(ids) for ids in sequences)])
-    rows = [torch.arange(a, b, device=device) for a, b in itertools.pairwise(starts)]
+    wanted = [0] * len(sequences) if first is None else first
+    rows = [torch.arange(a + skipped, b, device=device) for (a, b), skipped in zip(itertools.pairwise(starts), wanted, strict=True)]
     return torch.cat(parts), rows, [len(ids) for ids in sequences]
 
 
-def classification_scores(model: Any, sequences: Sequence[TokenIds], *, packed: bool) -> tuple[torch.Tensor, list[int]]:
+def classification_scores(
+    model: Any, sequences: Sequence[TokenIds], *, packed: bool, prefixes: PrefixCache | None = None
+) -> tuple[torch.Tensor, list[int]]:
     """Output of a sequence-classification head at each sequence's last token.
 
     Returns:
         float32 [n, outputs]; tokens really computed for each sequence.
     """
-    states, rows, computed = sequence_states(model, sequences, packed=packed)
-    last = torch.stack([r[-1] for r in rows])
-    return classification_head(model)(states[last]).float(), computed
+    last = [len(ids) - 1 for ids in sequences]
+    states, rows, computed = sequence_states(model, sequences, packed=packed, first=last, prefixes=prefixes)
+    return classification_head(model)(states[torch.cat(rows)]).float(), computed
 
 
 def classification_head(model: Any) -> torch.nn.Module:
@@ -98,13 +118,19 @@ def why_not_packed(model: Any) -> str:
         plain, _, _ = sequence_states(model, probe, packed=False)
         try:
             model.set_attn_implementation(PACKED)
+            if model.config._attn_implementation != PACKED:
+                return "its attention does not go through transformers' AttentionInterface"
             states, rows, _ = sequence_states(model, probe, packed=True)
             packed = torch.cat([states[r] for r in rows])
+            states, rows, _ = sequence_states(model, probe, packed=True, first=[len(ids) - 1 for ids in probe])
+            last = torch.cat([states[r] for r in rows])
         except Exception as error:  # noqa: BLE001 - whatever an unknown architecture raises means the same: run it plainly
             model.set_attn_implementation(own)
             return f"its attention cannot be packed: {error}"
     scale = max(float(plain.abs().max()), 1.0)
-    difference = float((packed.float() - plain.float()).abs().max()) / scale
+    ends = np.cumsum([len(ids) for ids in probe]) - 1
+    found, wanted = torch.cat([packed, last]).float(), torch.cat([plain, plain[ends]]).float()
+    difference = float((found - wanted).abs().max()) / scale
     tolerance = PARITY if plain.dtype == torch.float32 else 5e-2
     if not difference <= tolerance:
         model.set_attn_implementation(own)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
-from rewardmesh.engine.log_probs import TokenStatistics
+from rewardmesh.engine.log_probs import Extra, TokenStatistics
 from rewardmesh.engine.packing import TokenIds
 from rewardmesh.engine.sampling import Sampled, SamplingOptions
 
@@ -99,8 +99,10 @@ class ServedModel(ABC):
         """
         raise self._cannot("scores")
 
-    def token_statistics(self, pairs: Sequence[Pair], *, temperature: float, extras: bool, top_k: int) -> list[tuple[TokenStatistics, int]]:
-        """Log-probabilities (nats, logits divided by `temperature`) of every completion token, entropy and the like with `extras`.
+    def token_statistics(
+        self, pairs: Sequence[Pair], *, temperature: float, extras: Collection[Extra], top_k: int
+    ) -> list[tuple[TokenStatistics, int]]:
+        """Log-probabilities (nats, logits divided by `temperature`) of every completion token, and the statistics that `extras` names.
 
         Returns:
             For each pair its statistics on the CPU, and the tokens really computed for it.
@@ -127,6 +129,9 @@ class ServedModel(ABC):
     ) -> None:
         """Sample completions and emit each as it ends; see `sampling.sample`."""
         raise self._cannot("sample")
+
+    def trim(self) -> None:  # noqa: B027 - most engines keep nothing of the kind
+        """Free what can be computed again; called when another version becomes active."""
 
     def close(self) -> None:  # noqa: B027 - most engines hold nothing outside
         """Let go of what the engine holds outside this process (connections, worker processes)."""

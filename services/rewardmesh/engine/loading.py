@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +23,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from rewardmesh.engine.forward import classification_outputs, classification_scores, has_classification_head, why_not_packed
 from rewardmesh.engine.interface import Ability, Pair, ServedModel
-from rewardmesh.engine.log_probs import TokenStatistics, completion_states, next_token_log_probs, token_statistics
+from rewardmesh.engine.log_probs import Extra, TokenStatistics, completion_statistics, next_token_log_probs
 from rewardmesh.engine.packing import MIN_SHARED_TOKENS, TokenIds
+from rewardmesh.engine.prefix_cache import PrefixCache
 from rewardmesh.engine.sampling import Sampled, SamplingOptions, sample
 
 # A server's log and the demo's own progress bars are no place for bars about reading one file.
@@ -46,6 +47,7 @@ class LoadedModel(ServedModel):
     Attributes:
         model, tokenizer: transformers objects; the model is in evaluation mode.
         packed: whether the forward pass shares prompts; else `reason` says why not.
+        prefixes: keys and values of prefixes that earlier batches shared; None keeps none.
     """
 
     name: str
@@ -56,6 +58,7 @@ class LoadedModel(ServedModel):
     device: torch.device
     packed: bool
     reason: str
+    prefixes: PrefixCache | None = None
 
     engine = "transformers"
 
@@ -112,15 +115,18 @@ class LoadedModel(ServedModel):
     def scores(self, sequences: Sequence[TokenIds]) -> list[tuple[list[float], int]]:
         """See `ServedModel`."""
         with torch.inference_mode():
-            values, computed = classification_scores(self.model, sequences, packed=self.packed)
+            values, computed = classification_scores(self.model, sequences, packed=self.packed, prefixes=self.prefixes)
         return list(zip(values.tolist(), computed, strict=True))
 
-    def token_statistics(self, pairs: Sequence[Pair], *, temperature: float, extras: bool, top_k: int) -> list[tuple[TokenStatistics, int]]:
+    def token_statistics(
+        self, pairs: Sequence[Pair], *, temperature: float, extras: Collection[Extra], top_k: int
+    ) -> list[tuple[TokenStatistics, int]]:
         """See `ServedModel`."""
         with torch.inference_mode():
-            states, targets, lengths, computed = completion_states(self.model, pairs, packed=self.packed)
-            stats = token_statistics(self.model, states, targets, temperature=temperature, extras=extras, top_k=top_k)
-        return list(zip(stats.split(lengths), computed, strict=True))
+            stats, computed = completion_statistics(
+                self.model, pairs, packed=self.packed, prefixes=self.prefixes, temperature=temperature, extras=extras, top_k=top_k
+            )
+        return list(zip(stats, computed, strict=True))
 
     def label_log_probs(self, questions: Sequence[tuple[TokenIds, Sequence[int]]]) -> list[tuple[list[float], int]]:
         """See `ServedModel`."""
@@ -128,7 +134,9 @@ class LoadedModel(ServedModel):
         wanted = sorted({token for _, labels in questions for token in labels})
         column = {token: index for index, token in enumerate(wanted)}
         with torch.inference_mode():
-            values, computed = next_token_log_probs(self.model, [ids for ids, _ in questions], wanted, packed=self.packed)
+            values, computed = next_token_log_probs(
+                self.model, [ids for ids, _ in questions], wanted, packed=self.packed, prefixes=self.prefixes
+            )
         rows: list[list[float]] = values.tolist()
         return [([row[column[t]] for t in labels], count) for row, (_, labels), count in zip(rows, questions, computed, strict=True)]
 
@@ -145,6 +153,11 @@ class LoadedModel(ServedModel):
         """See `sampling.sample`."""
         sample(self.model, prompts, options, emit, row_keys=row_keys, ends=ends, cancelled=cancelled)
 
+    def trim(self) -> None:
+        """Forget the keys and values of prefixes."""
+        if self.prefixes is not None:
+            self.prefixes.clear()
+
 
 def read_model(path: str | Path, kind: Kind, *, device: str = "cpu", dtype: str = "float32") -> tuple[Any, Any]:
     """Read model and tokenizer from a directory or hub name.
@@ -160,7 +173,7 @@ def read_model(path: str | Path, kind: Kind, *, device: str = "cpu", dtype: str 
     loader = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     try:
         model, info = loader.from_pretrained(source, dtype=_DTYPES[dtype], output_loading_info=True)
-        tokenizer = _read_tokenizer(source)
+        tokenizer = read_tokenizer(source)
     except Exception as error:  # transformers and tokenizers raise whatever a corrupt file leads them to
         raise LoadError(f"{source}: cannot be loaded: {type(error).__name__}: {error}") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
@@ -174,7 +187,7 @@ def read_model(path: str | Path, kind: Kind, *, device: str = "cpu", dtype: str 
     return model, tokenizer
 
 
-def _read_tokenizer(source: str) -> Any:
+def read_tokenizer(source: str) -> Any:
     """The tokenizer as it was saved.
 
     For some architectures (qwen2) AutoTokenizer puts the architecture's own class in the place of a generic tokenizer, and so splits
@@ -195,11 +208,13 @@ def load_model(
     dtype: str = "float32",
     extras: Iterable[str] = (),
     pack: bool = True,
+    prefix_cache_bytes: int = 0,
 ) -> LoadedModel:
     """Read a model for scoring: packed when its architecture can be, else plainly with the reason.
 
     Args:
         extras: whatever else its scores depend on (template, rubric), for the fingerprint.
+        prefix_cache_bytes: most memory for keys and values of prefixes that batches have in common; 0 keeps none.
         pack: False for a model that only samples: the packed forward has no growing KV cache.
 
     Raises:
@@ -209,8 +224,9 @@ def load_model(
     if (directory / MANIFEST).exists():
         check_manifest(directory)
     model, tokenizer = read_model(path, kind, device=device, dtype=dtype)
+    prefixes = PrefixCache(prefix_cache_bytes) if prefix_cache_bytes else None
     reason = why_not_packed(model) if pack else "sampling uses a KV cache"
-    return LoadedModel(name, version, fingerprint(path, extras), model, tokenizer, torch.device(device), not reason, reason)
+    return LoadedModel(name, version, fingerprint(path, extras), model, tokenizer, torch.device(device), not reason, reason, prefixes)
 
 
 def fingerprint(path: str | Path, extras: Iterable[str] = ()) -> str:

@@ -2,15 +2,16 @@
 
 The log-sum-exp over the vocabulary is accumulated chunk by chunk (rows x vocabulary), and the statistics come out of the same pass:
 entropy H = lse - E_p[z], self-certainty KL(U||p) = lse - mean(z) - log V, margin = difference of the two greatest log-probabilities.
-Temperature divides the logits first.
+Temperature divides the logits first. On a CPU a chunk of logits is as large as the fast cache, so that the passes over it cost little
+beside the matrix product that made it. A state from which several tokens are asked for meets the vocabulary once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,9 +19,17 @@ from torch.utils.checkpoint import checkpoint
 
 from rewardmesh.engine.forward import sequence_states
 from rewardmesh.engine.packing import TokenIds
+from rewardmesh.engine.prefix_cache import PrefixCache
 
 ROW_CHUNK = 1024
-VOCABULARY_CHUNK = 16384
+"""Rows whose logits over the whole vocabulary are alive at a time where gradients are needed."""
+CPU_CHUNK = (256, 2048)
+"""Rows and columns of the logits that are alive at a time, for each thread: 2 MiB, which stays in the cache."""
+DEVICE_CHUNK = (1024, 16384)
+"""The same on an accelerator, where few large kernels are better."""
+
+Extra = Literal["entropy", "self_certainty", "margin"]
+"""A statistic of the next-token distribution that can be asked for beside the log-probability."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class TokenStatistics:
 
 
 def completion_states(
-    model: Any, pairs: Sequence[tuple[TokenIds, TokenIds]], *, packed: bool
+    model: Any, pairs: Sequence[tuple[TokenIds, TokenIds]], *, packed: bool, prefixes: PrefixCache | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, list[int], list[int]]:
     """Hidden states that predict every completion token.
 
@@ -61,12 +70,36 @@ def completion_states(
         states [N, width]; the N completion tokens int64; the completions' lengths; tokens really
         computed for each pair.
     """
+    states, rows, targets, lengths, computed = _completion_rows(model, pairs, packed=packed, prefixes=prefixes)
+    return states[rows], targets, lengths, computed
+
+
+def _completion_rows(
+    model: Any, pairs: Sequence[tuple[TokenIds, TokenIds]], *, packed: bool, prefixes: PrefixCache | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int], list[int]]:
+    """Hidden states [T, width], and for each of the N completion tokens the row of the state that predicts it; else as above."""
     # The last completion token predicts nothing that is asked for: it is never computed.
     inputs = [np.concatenate([np.asarray(p, np.int64), np.asarray(c, np.int64)[:-1]]) for p, c in pairs]
-    states, rows, computed = sequence_states(model, inputs, packed=packed)
-    wanted = torch.cat([r[len(p) - 1 :] for r, (p, _) in zip(rows, pairs, strict=True)])
-    targets = torch.cat([torch.as_tensor(np.asarray(c, np.int64)) for _, c in pairs]).to(states.device)
-    return states[wanted], targets, [len(c) for _, c in pairs], computed
+    first = [len(p) - 1 for p, _ in pairs]
+    states, rows, computed = sequence_states(model, inputs, packed=packed, first=first, prefixes=prefixes)
+    targets = torch.from_numpy(np.concatenate([np.asarray(c, np.int64) for _, c in pairs])).to(states.device)
+    return states, torch.cat(rows), targets, [len(c) for _, c in pairs], computed
+
+
+def completion_statistics(
+    model: Any,
+    pairs: Sequence[tuple[TokenIds, TokenIds]],
+    *,
+    packed: bool,
+    prefixes: PrefixCache | None = None,
+    temperature: float = 1.0,
+    extras: Collection[Extra] = (),
+    top_k: int = 0,
+) -> tuple[list[TokenStatistics], list[int]]:
+    """Statistics of every pair's completion tokens on the CPU, and the tokens really computed for each pair."""
+    states, rows, targets, lengths, computed = _completion_rows(model, pairs, packed=packed, prefixes=prefixes)
+    stats = token_statistics(model, states, targets, rows=rows, temperature=temperature, extras=extras, top_k=top_k)
+    return stats.split(lengths), computed
 
 
 def token_statistics(
@@ -74,59 +107,108 @@ def token_statistics(
     states: torch.Tensor,
     targets: torch.Tensor,
     *,
+    rows: torch.Tensor | None = None,
     temperature: float = 1.0,
-    extras: bool = False,
+    extras: Collection[Extra] = (),
     top_k: int = 0,
 ) -> TokenStatistics:
-    """Log-probabilities of `targets` [N] given `states` [N, width], without gradients, in bounded memory."""
-    parts = [
-        _chunk_statistics(model, states[i : i + ROW_CHUNK], targets[i : i + ROW_CHUNK], temperature, extras, top_k)
-        for i in range(0, len(targets), ROW_CHUNK)
-    ]
+    """Statistics of several tokens, without gradients, in bounded memory.
+
+    Args:
+        states: hidden states [T, width].
+        targets: int64 [N], the tokens.
+        rows: int64 [N], which state predicts each; None when states and targets correspond one to one.
+        extras, top_k: what is wanted beside; only that is computed.
+    """
+    if not len(targets):
+        rows, needed = torch.arange(0, device=states.device), torch.arange(0, device=states.device)
+    elif rows is None:
+        rows = needed = torch.arange(len(targets), device=states.device)
+    else:
+        needed, rows = torch.unique(rows, return_inverse=True)
+    # Targets of a state in a run, so that every chunk of states has a range of them.
+    order = rows.argsort(stable=True)
+    sorted_rows, sorted_targets = rows[order], targets[order]
+    chunk, width = _chunk_sizes(states.device)
+    parts = []
+    for start in range(0, max(len(needed), 1), chunk):
+        here = needed[start : start + chunk]
+        first, last = torch.searchsorted(sorted_rows, torch.tensor([start, start + len(here)], device=rows.device)).tolist()
+        owners = sorted_rows[first:last] - start
+        parts.append(_chunk_statistics(model, states[here], owners, sorted_targets[first:last], width, temperature, extras, top_k))
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order), device=order.device)
     fields: dict[str, Any] = {}
     for name in TokenStatistics.__dataclass_fields__:
         values = [getattr(part, name) for part in parts]
-        fields[name] = None if values[0] is None else torch.cat(values)
+        fields[name] = None if values[0] is None else torch.cat(values)[back]
     return TokenStatistics(**fields)
 
 
+def _chunk_sizes(device: torch.device) -> tuple[int, int]:
+    """Rows and columns of a chunk of logits."""
+    if device.type != "cpu":
+        return DEVICE_CHUNK
+    return CPU_CHUNK[0], CPU_CHUNK[1] * min(torch.get_num_threads(), 16)
+
+
 def _chunk_statistics(
-    model: Any, states: torch.Tensor, targets: torch.Tensor, temperature: float, extras: bool, top_k: int
+    model: Any,
+    states: torch.Tensor,
+    owners: torch.Tensor,
+    targets: torch.Tensor,
+    width: int,
+    temperature: float,
+    extras: Collection[Extra],
+    top_k: int,
 ) -> TokenStatistics:
+    """Statistics of `targets` [n], each predicted by the state at its place in `owners`; the vocabulary in runs of `width`."""
     vocabulary = output_weight(model).shape[0]
-    rows = len(targets)
-    greatest = torch.full((rows,), -math.inf, device=states.device)
-    total, weighted, plain_sum = (torch.zeros(rows, device=states.device) for _ in range(3))
-    chosen = torch.empty(rows, device=states.device)
-    keep = max(top_k, 2 if extras else 0)
-    top = torch.empty(rows, 0, device=states.device)
-    top_ids = torch.empty(rows, 0, dtype=torch.int64, device=states.device)
-    for start in range(0, vocabulary, VOCABULARY_CHUNK):
-        stop = min(start + VOCABULARY_CHUNK, vocabulary)
-        logits = _logits(model, states, start, stop) / temperature
-        peak = torch.maximum(greatest, logits.max(dim=1).values)
-        decay = torch.exp(greatest - peak)
-        weights = torch.exp(logits - peak[:, None])
-        total = total * decay + weights.sum(dim=1)
-        if extras:
-            weighted = weighted * decay + (weights * logits).sum(dim=1)
-            plain_sum = plain_sum + logits.sum(dim=1)
-        greatest = peak
-        inside = (targets >= start) & (targets < stop)
-        chosen[inside] = logits[inside, targets[inside] - start]
+    rows, device = len(states), states.device
+    entropy, certainty, keep = "entropy" in extras, "self_certainty" in extras, max(top_k, 2 if "margin" in extras else 0)
+    greatest = torch.full((rows,), -math.inf, device=device)
+    # Of exp(z - greatest), and of (z - greatest) exp(z - greatest), over the columns so far.
+    total, weighted = torch.zeros(rows, device=device), torch.zeros(rows, device=device)
+    plain = torch.zeros(rows, dtype=torch.float64, device=device)
+    chosen = torch.full((len(targets),), math.nan, device=device)
+    top = torch.empty(rows, 0, device=device)
+    top_ids = torch.empty(rows, 0, dtype=torch.int64, device=device)
+    for start in range(0, vocabulary, width):
+        stop = min(start + width, vocabulary)
+        logits = _logits(model, states, start, stop)
+        if temperature != 1:
+            logits.div_(temperature)
+        columns = targets - start
+        inside = (columns >= 0) & (columns < stop - start)
+        chosen = torch.where(inside, logits[owners, columns.clamp_(0, stop - start - 1)], chosen)
         if keep:
             values, ids = logits.topk(min(keep, stop - start), dim=1)
             joined, joined_ids = torch.cat([top, values], dim=1), torch.cat([top_ids, ids + start], dim=1)
             top, index = joined.topk(min(keep, joined.shape[1]), dim=1)
             top_ids = joined_ids.gather(1, index)
+            peak = values[:, 0]
+        else:
+            peak = logits.amax(dim=1)
+        shifted = logits.sub_(peak[:, None])
+        if certainty:
+            plain += shifted.sum(dim=1).double() + (stop - start) * peak.double()
+        weights = shifted.exp() if entropy else shifted.exp_()
+        mass = weights.sum(dim=1)
+        highest = torch.maximum(greatest, peak)
+        old, new = torch.exp(greatest - highest), torch.exp(peak - highest)
+        if entropy:
+            before = old * (weighted + total * (greatest - highest)) if start else weighted
+            weighted = before + new * (torch.linalg.vecdot(weights, shifted) + mass * (peak - highest))
+        total = total * old + mass * new
+        greatest = highest
     lse = greatest + total.log()
     return TokenStatistics(
-        log_probs=chosen - lse,
-        entropy=lse - weighted / total if extras else None,
-        self_certainty=lse - plain_sum / vocabulary - math.log(vocabulary) if extras else None,
-        margin=top[:, 0] - top[:, 1] if extras else None,
-        top_ids=top_ids[:, :top_k] if top_k else None,
-        top_log_probs=(top - lse[:, None])[:, :top_k] if top_k else None,
+        log_probs=chosen - lse[owners],
+        entropy=(total.log() - weighted / total)[owners] if entropy else None,
+        self_certainty=(lse.double() - plain / vocabulary - math.log(vocabulary)).float()[owners] if certainty else None,
+        margin=(top[:, 0] - top[:, 1])[owners] if "margin" in extras else None,
+        top_ids=top_ids[owners, :top_k] if top_k else None,
+        top_log_probs=(top - lse[:, None])[owners, :top_k] if top_k else None,
     )
 
 
@@ -148,15 +230,16 @@ def differentiable_log_probs(model: Any, states: torch.Tensor, targets: torch.Te
 
 
 def next_token_log_probs(
-    model: Any, prompts: Sequence[TokenIds], token_ids: Sequence[int], *, packed: bool
+    model: Any, prompts: Sequence[TokenIds], token_ids: Sequence[int], *, packed: bool, prefixes: PrefixCache | None = None
 ) -> tuple[torch.Tensor, list[int]]:
     """Log-probabilities of a few tokens right after each prompt, over the whole vocabulary.
 
     Returns:
         float32 [n, len(token_ids)], nats; tokens really computed for each prompt.
     """
-    states, rows, computed = sequence_states(model, prompts, packed=packed)
-    last = states[torch.stack([r[-1] for r in rows])]
+    ends = [len(ids) - 1 for ids in prompts]
+    states, rows, computed = sequence_states(model, prompts, packed=packed, first=ends, prefixes=prefixes)
+    last = states[torch.cat(rows)]
     wanted = torch.as_tensor(np.asarray(token_ids, np.int64), device=last.device)
     # One pass over the vocabulary gives the normaliser; the few logits are computed again, exactly, from their rows of the head.
     logits = torch.stack([_logits(model, last, token, token + 1)[:, 0] for token in wanted.tolist()], dim=1)
@@ -177,6 +260,6 @@ def _logits(model: Any, states: torch.Tensor, start: int, stop: int) -> torch.Te
     """float32 [rows, stop - start] of the head's logits, with the soft cap of models that have one."""
     head = model.get_output_embeddings()
     bias = None if head.bias is None else head.bias[start:stop]
-    logits = torch.nn.functional.linear(states, head.weight[start:stop], bias).float()
+    logits = torch.nn.functional.linear(states, head.weight[start:stop], bias).float()  # new memory: callers may overwrite it
     cap = getattr(model.config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits

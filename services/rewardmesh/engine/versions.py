@@ -92,6 +92,8 @@ class ModelStore:
             if version not in self._versions:
                 raise not_found(f"version of model {self.name!r}", str(version), map(str, self._versions))
             self._active = self._versions[version]
+        if previous is not self._active:
+            previous.trim()
         self._announce(previous, 0)
         self._announce(self._active, 1)
         return previous, self._active
