@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from rewardmesh.engine.attention import PACKED, packed_attention
 from rewardmesh.engine.forward import classification_head, classification_scores, hidden_states, sequence_states
 from rewardmesh.engine.loading import LoadedModel
 from rewardmesh.engine.packing import make_plan
+from rewardmesh.engine.prefix_cache import PrefixCache
 
 Load = Callable[..., LoadedModel]
 ARCHITECTURES = ("qwen2", "qwen3", "llama", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "gpt_neox", "gpt_oss")
@@ -137,3 +139,21 @@ def test_attention_without_a_plan_is_an_error() -> None:
 def test_a_causal_model_has_no_classification_head(load: Load) -> None:
     with pytest.raises(ValueError, match="no sequence-classification head"):
         classification_head(load("causal", "qwen2").model)
+
+
+def test_threads_share_a_model(load: Load, sequences: list[list[int]]) -> None:
+    """Several compute threads run one model at the same time, each with its own wanted rows and the one prefix cache."""
+    loaded = load("classification", "qwen2")
+    cache = PrefixCache(20_000)
+    batches = [sequences[i:] + sequences[:i] for i in range(len(sequences))] * 3
+
+    def run(batch: list[list[int]]) -> list[float]:
+        with torch.inference_mode():
+            values, _ = classification_scores(loaded.model, batch, packed=True, prefixes=cache)
+        return [float(value) for value in values[:, 0]]
+
+    expected = [run(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(run, batches))
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)

@@ -6,6 +6,7 @@ block are computed for wanted rows only: one row a sequence for a reward, the co
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +19,10 @@ _POSITION_WISE = ("mlp", "self_attn.q_proj", "self_attn.o_proj", "self_attn.dens
 
 @contextmanager
 def only_rows(model: Any, rows: torch.Tensor | None) -> Iterator[None]:
-    """Within it, position-wise parts of the last layer compute `rows` (int64, of a packed row [1, T, width]) and give zeros elsewhere."""
+    """Within it, position-wise parts of the last layer compute `rows` (int64, of a packed row [1, T, width]) and give zeros elsewhere.
+
+    Only for this thread: others may run the same model at the same time.
+    """
     parts = [] if rows is None else [_Part(module, rows) for module in _modules(model)]
     try:
         yield
@@ -32,15 +36,20 @@ class _Part:
 
     def __init__(self, module: torch.nn.Module, rows: torch.Tensor) -> None:
         self._rows = rows
+        self._thread = threading.get_ident()
         self._length = 0
         self._handles = (module.register_forward_pre_hook(self._select), module.register_forward_hook(self._spread))
 
     def _select(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        if threading.get_ident() != self._thread:
+            return inputs
         states, *others = inputs
         self._length = states.shape[1]
         return (states[:, self._rows], *others)
 
     def _spread(self, module: torch.nn.Module, inputs: Any, output: Any) -> Any:
+        if threading.get_ident() != self._thread:
+            return output
         # Layers with experts may return their router's logits beside.
         states, others = (output[0], output[1:]) if isinstance(output, tuple) else (output, ())
         spread = states.new_zeros(1, self._length, states.shape[-1]).index_copy(1, self._rows, states)
