@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from rewardmesh.client import AsyncClient, CallFailed, sample
@@ -25,10 +26,10 @@ async def refused(call: Any, code: grpc.StatusCode) -> str:
     return error.value.details
 
 
-async def values(client: AsyncClient, version: int = 0) -> tuple[int, list[float]]:
+async def values(client: AsyncClient, version: int = 0, samples: list[pb.Sample] = SAMPLES) -> tuple[int, list[float]]:
     """The one version that answered, and its scores."""
     options = api.ScoreOptions(model=pb.ModelRef(version=version))
-    outcomes = (await client.reward.Score(api.ScoreRequest(samples=SAMPLES, options=options))).outcomes
+    outcomes = (await client.reward.Score(api.ScoreRequest(samples=samples, options=options))).outcomes
     [found] = {outcome.provenance.model.version for outcome in outcomes}
     return found, [outcome.reward.value for outcome in outcomes]
 
@@ -96,22 +97,34 @@ async def test_of_several_switches_one_wins(serve: Callable[..., Any], reward_mo
         assert (await client.get_model()).active.version == won.active.version
 
 
-async def test_switching_under_load(serve: Callable[..., Any], other_model: Path) -> None:
-    async with serve() as client:
+@pytest.mark.parametrize("seed", range(3))
+async def test_switching_under_load(serve: Callable[..., Any], other_model: Path, seed: int) -> None:
+    """No reply mixes versions, and each is what its version says: with shared prompts, a prefix cache and several batches under way."""
+    random = np.random.default_rng(seed)
+    calls = [
+        [
+            sample(f"{c}-{i}", f"How many apples are {c % 3} and {c}?", f"{random.integers(1000)} apples")
+            for i in range(int(random.integers(1, 6)))
+        ]
+        for c in range(60)
+    ]
+    async with serve(cache_bytes=0, budget_tokens=256) as client:
         await client.load_version(2, str(other_model))
-        expected = {1: (await values(client, 1))[1], 2: (await values(client, 2))[1]}
-        replies: list[tuple[int, list[float]]] = []
+        replies: dict[int, tuple[int, list[float]]] = {}
 
-        async def ask() -> None:
-            for _ in range(15):
-                replies.append(await values(client))
+        async def ask(worker: int) -> None:
+            for number in range(worker, len(calls), 4):
+                replies[number] = await values(client, samples=calls[number])
 
-        async def switch() -> None:
-            for n in range(20):
-                await client.activate_version(n % 2 + 1)
-                await asyncio.sleep(0.005)
+        async def switch(asking: asyncio.Future[Any]) -> None:
+            version = 1
+            while not asking.done():
+                version = 3 - version
+                await client.activate_version(version)
+                await asyncio.sleep(float(random.uniform(0, 0.02)))
 
-        await asyncio.gather(*(ask() for _ in range(4)), switch())
-    assert {version for version, _ in replies} == {1, 2}
-    for version, found in replies:
-        assert found == pytest.approx(expected[version], abs=1e-4)
+        asking = asyncio.gather(*(ask(worker) for worker in range(4)))
+        await asyncio.gather(asking, switch(asking))
+        for number, (version, found) in replies.items():
+            assert found == pytest.approx((await values(client, version, calls[number]))[1], abs=1e-4)
+    assert {version for version, _ in replies.values()} == {1, 2}
