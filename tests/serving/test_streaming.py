@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from rewardmesh.serving.streaming import stream_items
+from rewardmesh.serving.streaming import Inbox, stream_items
 
 
 async def numbers(count: int, seen: list[int] | None = None) -> AsyncIterator[int]:
@@ -106,3 +106,56 @@ async def test_a_consumer_that_goes_cancels_what_is_under_way() -> None:
     await asyncio.sleep(0.01)
     await stream.aclose()
     assert cancelled.is_set()
+
+
+async def test_an_inbox_reads_only_what_it_is_asked_for() -> None:
+    read: list[int] = []
+    wake = asyncio.Event()
+    inbox = Inbox(numbers(2, read), wake)
+    assert inbox.take() is None
+    await asyncio.sleep(0)
+    assert read == []
+    for n in range(2):
+        inbox.ask()
+        inbox.ask()
+        await wake.wait()
+        wake.clear()
+        assert read == list(range(n + 1))
+        assert inbox.take() == n
+        assert inbox.take() is None
+    assert not inbox.ended
+    inbox.ask()
+    await wake.wait()
+    assert inbox.take() is None
+    assert inbox.ended
+    inbox.ask()
+    await inbox.close()
+
+
+async def test_an_inbox_raises_what_the_stream_raises_and_cancels_what_it_reads() -> None:
+    cancelled = asyncio.Event()
+
+    async def torn() -> AsyncIterator[int]:
+        raise ValueError("torn request")
+        yield 1
+
+    async def silent() -> AsyncIterator[int]:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        yield 1
+
+    wake = asyncio.Event()
+    inbox = Inbox(torn(), wake)
+    inbox.ask()
+    await wake.wait()
+    with pytest.raises(ValueError, match="torn request"):
+        inbox.take()
+    inbox = Inbox(silent(), wake)
+    inbox.ask()
+    await asyncio.sleep(0.01)
+    await inbox.close()
+    assert cancelled.is_set()
+    await inbox.close()

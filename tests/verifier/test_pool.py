@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from rewardmesh.verifier.pool import Checked, Limits, Pool, QueueFull
+from rewardmesh.verifier.pool import Limits, Pool, QueueFull
 from rewardmesh.verifier.process import WorkerDied
-from rewardmesh.verifier.registry import Options
-from rewardmesh.verifier.verdicts import NoVerdict, Reason, SampleFields, Verdict
+from rewardmesh.verifier.registry import LimitedOptions, Options
+from rewardmesh.verifier.verdicts import Checked, NoVerdict, Reason, SampleFields, Verdict
 from rewardmesh.verifier.verifiers.regex import RegexOptions
 
 Make = Callable[..., Awaitable[Pool]]
@@ -144,6 +144,46 @@ async def test_a_full_queue_refuses_early(make: Make) -> None:
         await pool.run("slow", Options(), samples(*["good"] * 40), None)
     assert caught.value.retry_after_s > 0
     assert len(await call) == 40
+
+
+async def test_what_lies_behind_a_stuck_item_goes_to_another_worker(make: Make) -> None:
+    pool = await make(workers=2, item_timeout_s=2.0)
+    changes = asyncio.Event()
+    job = pool.open("forever", Options(), None, changes.set)
+    pool.add(job, [(str(n), SampleFields("bad" if n == 3 else "good")) for n in range(50)])
+    order: list[str] = []
+    while len(order) < 50:
+        await changes.wait()
+        changes.clear()
+        while item := job.take():
+            order.append(item.key)
+    pool.end(job)
+    assert order[-1] == "3"
+    assert sorted(order, key=int) == [str(n) for n in range(50)]
+    assert job.held == pool.waiting == 0
+
+
+async def test_room_is_told_of(make: Make) -> None:
+    pool = await make(max_queue_items=3)
+    told = asyncio.Event()
+    job = pool.open("slow", Options(), None, lambda: None)
+    pool.add(job, [(str(n), SampleFields("good")) for n in range(3)])
+    assert pool.room == 0
+    with pytest.raises(QueueFull):
+        pool.add(job, [("more", SampleFields("good"))])
+    pool.tell_of_room(told.set)
+    await asyncio.wait_for(told.wait(), 5)
+    assert pool.room > 0
+    pool.end(job)
+    assert pool.room == 3
+
+
+async def test_an_item_beyond_its_memory_can_be_a_fail(make: Make) -> None:
+    pool = await make()
+    results = await pool.run("greedy", LimitedOptions(on_timeout="fail"), samples("good", "bad"), None)
+    assert reasons(results) == ["pass", "fail"]
+    assert isinstance(results[1].result, Verdict)
+    assert "more memory than the limit" in results[1].result.evidence
 
 
 async def test_closing_ends_workers_and_calls(make: Make, worker_pids: Callable[[], list[int]]) -> None:

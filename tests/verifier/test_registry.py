@@ -10,7 +10,11 @@ from rewardmesh.verifier.verdicts import Status, Verdict
 
 
 def test_built_in_verifiers_are_found_by_file_name() -> None:
-    assert list(discover()) == ["length", "math", "regex"]
+    assert list(discover()) == ["contains", "exact-match", "length", "math", "regex"]
+
+
+def test_only_what_is_linear_runs_inline() -> None:
+    assert {name for name, verifier in discover().items() if verifier.inline} == {"contains", "exact-match", "length"}
 
 
 def test_further_packages(hostile: str) -> None:

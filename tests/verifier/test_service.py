@@ -67,20 +67,20 @@ async def test_verdicts_come_in_order_with_where_they_came_from(start: Start, re
 async def test_verifiers_are_listed_with_their_options(start: Start) -> None:
     _, stub = await start()
     listed = (await stub.ListVerifiers(verifier_pb.ListVerifiersRequest(), timeout=20)).verifiers
-    assert [info.name for info in listed] == ["length", "math", "regex"]
-    assert list(listed[1].needs) == ["completion.text", "references"]
-    assert set(json.loads(listed[1].options_schema)["properties"]) == {"answer_marker", "on_missing_answer"}
+    assert [info.name for info in listed] == ["contains", "exact-match", "length", "math", "regex"]
+    assert list(listed[3].needs) == ["completion.text", "references"]
+    assert set(json.loads(listed[3].options_schema)["properties"]) == {"answer_marker", "on_missing_answer", "on_timeout"}
 
 
 async def test_mistakes_of_the_call_are_statuses(start: Start, request_of: RequestOf) -> None:
     _, stub = await start(max_queue_items=10)
     unknown = await refused(stub.Verify(request_of("maths", ["x"])), grpc.StatusCode.NOT_FOUND)
-    assert unknown.details() == "no verifier named 'maths'; known: length, math, regex"
+    assert unknown.details() == "no verifier named 'maths'; known: contains, exact-match, length, math, regex"
     wrong = request_of("math", ["x"], marker="A:", on_missing_answer="maybe")
     error = await refused(stub.Verify(wrong), grpc.StatusCode.INVALID_ARGUMENT)
     (bad,) = details(error)
     assert {violation.field for violation in bad.field_violations} == {"options.marker", "options.on_missing_answer"}
-    assert "unknown option; known: answer_marker, on_missing_answer" in (error.details() or "")
+    assert "unknown option; known: on_timeout, answer_marker, on_missing_answer" in (error.details() or "")
     infinite = await refused(stub.Verify(request_of("length", ["x"], maximum=float("inf"))), grpc.StatusCode.INVALID_ARGUMENT)
     assert (infinite.details() or "").startswith("options")
     twice = request_of("math", ["x", "y"])

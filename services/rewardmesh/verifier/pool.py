@@ -2,13 +2,14 @@
 
 Every call is a job. Workers take a chunk from the job at the head of the line, which then goes to its end: a small call does not
 wait for a large one.
-A worker answers item by item, so the pool always knows which item is running:
+A worker answers item by item (its answers are read many at once), so the pool always knows which item is running:
 
-- over its time limit: the worker is killed, that item gets DEADLINE;
-- out of memory: the worker reports it and exits, that item gets INFRASTRUCTURE;
+- over its time limit: the worker is killed, that item gets DEADLINE (or FAIL, where the options say so);
+- out of memory: the worker reports it and exits, that item gets INFRASTRUCTURE (or FAIL);
 - the worker dies otherwise (killed from outside, segmentation fault): that item is tried once more, then gets INFRASTRUCTURE.
 
-In each case the rest of the chunk goes back to the front of its job, unharmed, and a new worker starts.
+In each case the rest of the chunk goes back to the front of its job, unharmed, and a new worker starts. So does what lies behind an item
+that takes long: another worker may be free. Should two workers check the same item then, the first result counts.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import Counter
 
 from rewardmesh.serving.logs import get_logger
+from rewardmesh.verifier.jobs import Item, Job
 from rewardmesh.verifier.process import WorkerDied, WorkerProcess
 from rewardmesh.verifier.registry import Options
-from rewardmesh.verifier.verdicts import NoVerdict, Reason, SampleFields, Status, Verdict
+from rewardmesh.verifier.verdicts import Checked, NoVerdict, Reason, SampleFields, Status, Verdict
 from rewardmesh.verifier.worker import Chunk
 
 log = get_logger(__name__)
@@ -36,6 +38,8 @@ WORKER_ENDS = Counter("rewardmesh_verifier_worker_ends", "Worker processes that 
 CHUNK_ITEMS = 64
 CHUNK_CHARACTERS = 2**20
 YIELD_AFTER_S = 0.1
+SILENCE_S = 0.15
+"""Without an answer for so long, a worker will begin no further item of its chunk: it yields after YIELD_AFTER_S."""
 START_TIMEOUT_S = 60.0
 MOST_RESTART_FAILURES = 3
 ATTEMPTS = 2
@@ -63,48 +67,16 @@ class Limits:
     packages: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What came of one sample. Seconds: waiting until its worker got it, and computing in the worker."""
-
-    result: Verdict | NoVerdict
-    queue_seconds: float = 0.0
-    compute_seconds: float = 0.0
-
-
-@dataclass(eq=False)
-class _Job:
-    verifier: str
-    options: Options
-    samples: Sequence[SampleFields]
-    deadline: float | None
-    arrived: float = field(default_factory=time.monotonic)
-    finished: asyncio.Event = field(default_factory=asyncio.Event)
-    over: bool = False
-
-    def __post_init__(self) -> None:
-        self.pending = deque(range(len(self.samples)))
-        self.results: list[Checked | None] = [None] * len(self.samples)
-        self.open = len(self.samples)
-        self.deaths: dict[int, int] = {}
-
-    def settle(self, index: int, checked: Checked) -> None:
-        if self.results[index] is None:
-            self.results[index] = checked
-            self.open -= 1
-            if self.open == 0:
-                self.finished.set()
-
-
 class Pool:
     """A fixed number of worker processes and the line in front of them."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._jobs: set[_Job] = set()
-        self._line: deque[_Job] = deque()
+        self._jobs: set[Job] = set()
+        self._line: deque[Job] = deque()
         """Jobs with items that no worker holds."""
         self._work = asyncio.Event()
+        self._wanting_room: set[Callable[[], None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._workers: dict[int, WorkerProcess] = {}
         self._seconds_an_item = 0.001
@@ -112,7 +84,12 @@ class Pool:
     @property
     def waiting(self) -> int:
         """Items that have been accepted and have no result yet."""
-        return sum(job.open for job in self._jobs)
+        return sum(len(job.open) for job in self._jobs)
+
+    @property
+    def room(self) -> int:
+        """Items that would still be accepted."""
+        return self._limits.max_queue_items - self.waiting
 
     @property
     def estimated_wait_s(self) -> float:
@@ -151,28 +128,45 @@ class Pool:
         """
         if not samples:
             return []
+        finished = asyncio.Event()
+        job = self.open(verifier, options, remaining_s, lambda: None if job.open else finished.set())
+        try:
+            items = self.add(job, [("", sample) for sample in samples])
+            async with asyncio.timeout(remaining_s):
+                await finished.wait()
+        except TimeoutError:
+            job.expire()
+        finally:
+            self.end(job)
+        return [item.checked for item in items if item.checked is not None]
+
+    def open(self, verifier: str, options: Options, remaining_s: float | None, changed: Callable[[], None]) -> Job:
+        """A job without items yet; `changed` is called after each item that is settled. `end` it in every case."""
+        job = Job(verifier, options, None if remaining_s is None else time.monotonic() + remaining_s, changed)
+        self._jobs.add(job)
+        return job
+
+    def add(self, job: Job, samples: Sequence[tuple[str, SampleFields]]) -> list[Item]:
+        """Schedule samples (each with a key of the caller's) as a part of a job; raises QueueFull, with none of them scheduled."""
         waiting = self.waiting
         if waiting + len(samples) > self._limits.max_queue_items:
             raise QueueFull(waiting, min(max(self.estimated_wait_s, 0.1), 10.0))
-        job = _Job(verifier, options, samples, None if remaining_s is None else time.monotonic() + remaining_s)
-        self._jobs.add(job)
-        self._line.append(job)
+        if samples and not job.pending:
+            self._line.append(job)
+        items = job.add(samples)
         self._work.set()
-        try:
-            async with asyncio.timeout(remaining_s):
-                await job.finished.wait()
-        except TimeoutError:
-            pass
-        finally:
-            # Also when the caller has gone: what no worker has begun is dropped.
-            job.over = True
-            job.pending.clear()
-            self._jobs.discard(job)
-        late = Checked(
-            NoVerdict(Reason.DEADLINE, "the call's deadline passed before the item was checked", retryable=True),
-            time.monotonic() - job.arrived,
-        )
-        return [checked or late for checked in job.results]
+        return items
+
+    def end(self, job: Job) -> None:
+        """Nobody waits for the job any more: what no worker has begun is dropped. Safe to call twice."""
+        job.over = True
+        job.pending.clear()
+        self._jobs.discard(job)
+        self._tell_of_room()
+
+    def tell_of_room(self, when: Callable[[], None]) -> None:
+        """Call `when` once, as soon as an item has left the queue."""
+        self._wanting_room.add(when)
 
     async def close(self) -> None:
         """Kill the workers; unfinished items get INFRASTRUCTURE. Safe to call twice."""
@@ -191,8 +185,8 @@ class Pool:
         """One worker's life, and its successors'."""
         while True:
             worker = self._workers[number]
-            job, indices = await self._next_chunk()
-            usable = await self._check(worker, job, indices)
+            job, items = await self._next_chunk()
+            usable = await self._check(worker, job, items)
             if usable and worker.done >= self._limits.recycle_after_items:
                 WORKER_ENDS.labels("recycled").inc()
                 usable = False
@@ -214,32 +208,38 @@ class Pool:
                 await asyncio.sleep(min(0.1 * 2**failures, 5.0))
 
     def _fail_all(self, detail: str) -> None:
-        for job in self._jobs:
-            for index in range(len(job.samples)):
-                job.settle(index, Checked(NoVerdict(Reason.INFRASTRUCTURE, detail, retryable=True), time.monotonic() - job.arrived))
-            job.pending.clear()
+        for job in list(self._jobs):
+            job.settle_all(NoVerdict(Reason.INFRASTRUCTURE, detail, retryable=True))
         self._line.clear()
+        self._tell_of_room()
 
-    async def _next_chunk(self) -> tuple[_Job, list[int]]:
+    def _tell_of_room(self) -> None:
+        wanting, self._wanting_room = self._wanting_room, set()
+        for tell in wanting:
+            tell()
+
+    async def _next_chunk(self) -> tuple[Job, list[Item]]:
         while True:
             while self._line:
                 job = self._line.popleft()
-                indices: list[int] = []
+                items: list[Item] = []
                 characters = 0
                 # A small call is spread over the workers too.
                 most = min(CHUNK_ITEMS, math.ceil(len(job.pending) / self._limits.workers))
-                while job.pending and len(indices) < most and characters < CHUNK_CHARACTERS:
-                    indices.append(job.pending.popleft())
-                    characters += len(job.samples[indices[-1]].completion)
+                while job.pending and len(items) < most and characters < CHUNK_CHARACTERS:
+                    item = job.pending.popleft()
+                    if item in job.open:
+                        items.append(item)
+                        characters += len(item.sample.completion)
                 if job.pending:
                     self._line.append(job)
-                if indices:
-                    return job, indices
+                if items:
+                    return job, items
             self._work.clear()
             await self._work.wait()
 
-    def _give_back(self, job: _Job, indices: Iterable[int]) -> None:
-        rest = list(indices)
+    def _give_back(self, job: Job, items: Iterable[Item]) -> None:
+        rest = [item for item in items if item in job.open]
         if job.over or not rest:
             return
         if not job.pending:
@@ -247,77 +247,93 @@ class Pool:
         job.pending.extendleft(reversed(rest))
         self._work.set()
 
-    async def _check(self, worker: WorkerProcess, job: _Job, indices: list[int]) -> bool:
+    async def _check(self, worker: WorkerProcess, job: Job, items: list[Item]) -> bool:
         """Run a chunk on a worker; False when the worker is of no more use. Settles every item or gives it back."""
-        loop = asyncio.get_running_loop()
-        samples = [job.samples[index] for index in indices]
         taken = time.monotonic()
-        limit = self._limits.item_timeout_s
-        position = 0
-
-        def waited() -> float:
-            return taken - job.arrived
-
-        def item_limit() -> float:
-            return limit if job.deadline is None else max(0.0, min(limit, job.deadline - time.monotonic()))
-
+        position, kept = 0, len(items)
+        """The item that is running, and the end of those that have not been given back."""
         try:
-            async with asyncio.timeout(item_limit()) as timer:
-                await worker.send(Chunk(job.verifier, job.options, samples, YIELD_AFTER_S, limit + 1.0))
-                for position, index in enumerate(indices):
-                    timer.reschedule(loop.time() + item_limit())
-                    reply = await worker.receive()
+            async with asyncio.timeout(self._item_limit(job)):
+                await worker.send(Chunk(job.verifier, job.options, [item.sample for item in items], YIELD_AFTER_S, self._kernel_limit_s))
+            while position < len(items):
+                limit = self._item_limit(job)
+                try:
+                    async with asyncio.timeout(min(limit, SILENCE_S)):
+                        replies = await worker.receive()
+                except TimeoutError:
+                    if limit <= SILENCE_S:
+                        raise
+                    self._give_back(job, items[position + 1 : kept])
+                    kept = min(kept, position + 1)
+                    async with asyncio.timeout(limit - SILENCE_S):
+                        replies = await worker.receive()
+                for reply in replies:
                     if reply[0] == "yield":
-                        self._give_back(job, indices[position:])
+                        self._give_back(job, items[position:kept])
                         return True
-                    checked = _read(reply, waited(), self._limits.memory_limit_bytes)
-                    job.settle(index, checked)
+                    if position == len(items):
+                        raise WorkerDied("the worker sent more replies than it had samples")
+                    checked = self._read(reply, job, taken - items[position].arrived)
+                    job.settle(items[position], checked)
+                    position += 1
                     worker.done += 1
                     self._seconds_an_item += 0.02 * (checked.compute_seconds - self._seconds_an_item)
                     if reply[0] == "memory":
                         WORKER_ENDS.labels("memory").inc()
-                        self._give_back(job, indices[position + 1 :])
+                        self._give_back(job, items[position:kept])
                         return False
-                return True
+                self._tell_of_room()
+            return True
         except TimeoutError:
             WORKER_ENDS.labels("timeout").inc()
-            self._time_out(job, indices[position], waited())
-            self._give_back(job, indices[position + 1 :])
+            job.settle(items[position], self._timed_out(job, taken - items[position].arrived))
+            self._give_back(job, items[position + 1 : kept])
         except (WorkerDied, ValueError) as error:
-            index = indices[position]
-            job.deaths[index] = job.deaths.get(index, 0) + 1
             WORKER_ENDS.labels("died").inc()
             log.warning("worker died", worker=worker.pid, exit_code=worker.exit_code, error=str(error))
-            if job.deaths[index] >= ATTEMPTS:
-                detail = f"the worker process died {ATTEMPTS} times while it checked this item"
-                job.settle(index, Checked(NoVerdict(Reason.INFRASTRUCTURE, detail), waited()))
-                position += 1
-            self._give_back(job, indices[position:])
+            if position < len(items):
+                item = items[position]
+                item.deaths += 1
+                if item.deaths >= ATTEMPTS:
+                    detail = f"the worker process died {ATTEMPTS} times while it checked this item"
+                    job.settle(item, Checked(NoVerdict(Reason.INFRASTRUCTURE, detail), taken - item.arrived))
+                self._give_back(job, items[position:kept])
+        finally:
+            self._tell_of_room()
         return False
 
-    def _time_out(self, job: _Job, index: int, waited_s: float) -> None:
+    @property
+    def _kernel_limit_s(self) -> float:
+        return self._limits.item_timeout_s + 1.0
+
+    def _item_limit(self, job: Job) -> float:
         limit = self._limits.item_timeout_s
-        if job.deadline is not None and time.monotonic() >= job.deadline:
+        return limit if job.deadline is None else max(0.0, min(limit, job.deadline - time.monotonic()))
+
+    def _timed_out(self, job: Job, waited_s: float) -> Checked:
+        limit = self._limits.item_timeout_s
+        if job.expired:
             result = NoVerdict(Reason.DEADLINE, "the call's deadline passed while the item was being checked", retryable=True)
-        else:
-            result = NoVerdict(Reason.DEADLINE, f"the check took longer than the limit of {limit:g} s")
-        job.settle(index, Checked(result, waited_s, limit))
+            return Checked(result, waited_s, limit)
+        return Checked(
+            job.beyond_limit(NoVerdict(Reason.DEADLINE, f"the check took longer than the limit of {limit:g} s")), waited_s, limit
+        )
 
-
-def _read(reply: list[Any], waited_s: float, memory_limit_bytes: int) -> Checked:
-    """The result in a worker's reply; raises ValueError when it is malformed."""
-    result: Verdict | NoVerdict
-    match reply:
-        case ["verdict", float(seconds), str(status), float(score), str(evidence), str(extracted), span]:
-            start, end, line = span if isinstance(span, list) else (0, 0, 0)
-            result = Verdict(Status(status), score, evidence, extracted, (int(start), int(end)) if line else None, int(line))
-        case ["none", float(seconds), str(reason), str(detail), bool(retryable)]:
-            result = NoVerdict(Reason(reason), detail, retryable)
-        case ["memory", float(seconds)]:
-            result = NoVerdict(Reason.INFRASTRUCTURE, f"the check needed more memory than the limit of {memory_limit_bytes} bytes")
-        case ["error", float(seconds), str(detail), str(trace)]:
-            log.error("verifier failed", detail=detail, traceback=trace)
-            result = NoVerdict(Reason.INFRASTRUCTURE, detail)
-        case _:
-            raise ValueError(f"the worker sent a reply of an unknown kind: {reply[0]!r}")
-    return Checked(result, waited_s, seconds)
+    def _read(self, reply: list[Any], job: Job, waited_s: float) -> Checked:
+        """The result in a worker's reply; raises ValueError when it is malformed."""
+        result: Verdict | NoVerdict
+        match reply:
+            case ["verdict", float(seconds), str(status), float(score), str(evidence), str(extracted), span]:
+                start, end, line = span if isinstance(span, list) else (0, 0, 0)
+                result = Verdict(Status(status), score, evidence, extracted, (int(start), int(end)) if line else None, int(line))
+            case ["none", float(seconds), str(reason), str(detail), bool(retryable)]:
+                result = NoVerdict(Reason(reason), detail, retryable)
+            case ["memory", float(seconds)]:
+                detail = f"the check needed more memory than the limit of {self._limits.memory_limit_bytes} bytes"
+                result = job.beyond_limit(NoVerdict(Reason.INFRASTRUCTURE, detail))
+            case ["error", float(seconds), str(detail), str(trace)]:
+                log.error("verifier failed", detail=detail, traceback=trace)
+                result = NoVerdict(Reason.INFRASTRUCTURE, detail)
+            case _:
+                raise ValueError(f"the worker sent a reply of an unknown kind: {reply[0]!r}")
+        return Checked(result, waited_s, seconds)

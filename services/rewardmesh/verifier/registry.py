@@ -1,12 +1,12 @@
-"""Finds the verifiers: every module of the given packages that has a `VERIFIER` is one, named as its file."""
+"""Finds the verifiers: every module of the given packages that has a `VERIFIER` is one, named as its file (with "-" for "_")."""
 
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from rewardmesh.verifier.verdicts import NoVerdict, SampleFields, Verdict
 
@@ -17,6 +17,16 @@ class Options(BaseModel):
     """Base of a verifier's options: unknown fields are errors, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LimitedOptions(Options):
+    """Base of the options of a verifier that hostile text can drive beyond its limits."""
+
+    on_timeout: Literal["absent", "fail"] = Field(
+        "absent",
+        description="What a completion gets whose check exceeds the limit of time or memory of one sample: no verdict, or FAIL, so that no "
+        "policy gains from answers that hang the checker. A deadline of the call is never a FAIL.",
+    )
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,9 @@ class Verifier:
     """Fields of the sample it cannot do without: "completion.text", "completion.token_ids", "references"."""
     options: type[Options]
     verify: Callable[[SampleFields, Any], Verdict | NoVerdict]
+    inline: bool = False
+    """Whether `verify` takes time and memory linear in the text, whatever the text: no pattern that backtracks, no parser of formulas.
+    It then runs in the server's own process, without limits, unless the text is long: cheaper than the way to a worker."""
 
 
 def discover(packages: Iterable[str] = ()) -> dict[str, Verifier]:
@@ -47,7 +60,7 @@ def discover(packages: Iterable[str] = ()) -> dict[str, Verifier]:
             verifier = getattr(importlib.import_module(f"{package_name}.{entry.name}"), "VERIFIER", None)
             if not isinstance(verifier, Verifier):
                 continue
-            if verifier.name != entry.name:
+            if verifier.name.replace("-", "_") != entry.name:
                 raise ValueError(f"verifier {verifier.name!r} must live in a file of that name, not in {package_name}.{entry.name}")
             if verifier.name in found:
                 raise ValueError(f"two verifiers are named {verifier.name!r}: one of them in {package_name}")

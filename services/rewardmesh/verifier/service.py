@@ -1,44 +1,38 @@
-"""VerifierService: validates a call, runs its samples through the pool, and puts results and reasons into outcomes."""
+"""VerifierService: validates a call, has its samples checked (here or in the pool), and answers with outcomes."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from array import array
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 
-import grpc
-from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
 from prometheus_client import Gauge
-from pydantic import ValidationError
 
-from rewardmesh.client.arrays import unpack_ints
-from rewardmesh.serving import CallError, Server
+from rewardmesh.serving import Server
 from rewardmesh.serving.context import CallContext, remaining_s
 from rewardmesh.serving.errors import invalid_argument, not_found, overloaded
-from rewardmesh.serving.metrics import COMPUTE_SECONDS, INFLIGHT_ITEMS, QUEUE_SECONDS, count_outcome
-from rewardmesh.serving.validation import absence, require_unique_ids
+from rewardmesh.serving.metrics import INFLIGHT_ITEMS
+from rewardmesh.serving.validation import require_unique_ids
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import verifier_service_pb2 as verifier_pb
 from rewardmesh.v1 import verifier_service_pb2_grpc
 from rewardmesh.verifier.config import VerifierConfig
-from rewardmesh.verifier.pool import Checked, Limits, Pool, QueueFull
+from rewardmesh.verifier.inline import SLICE_S, check, runs_inline
+from rewardmesh.verifier.outcomes import SERVICE, OutcomeWriter, observe
+from rewardmesh.verifier.pool import Limits, Pool, QueueFull
+from rewardmesh.verifier.reading import read_options, read_sample
 from rewardmesh.verifier.registry import Options, Verifier, discover
-from rewardmesh.verifier.verdicts import NoVerdict, SampleFields, Status, Verdict
+from rewardmesh.verifier.stream import StreamLimits, VerifyStream
+from rewardmesh.verifier.verdicts import Checked, SampleFields
 
-SERVICE = "rewardmesh.v1.VerifierService"
 QUEUE_ITEMS = Gauge("rewardmesh_verifier_queue_items", "Samples accepted and not yet checked.", ["replica"])
-
-_STATUS = {
-    Status.PASS: verifier_pb.VERDICT_STATUS_PASS,
-    Status.FAIL: verifier_pb.VERDICT_STATUS_FAIL,
-    Status.PARTIAL: verifier_pb.VERDICT_STATUS_PARTIAL,
-}
-_ROLES = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant", pb.ROLE_TOOL: "tool"}
 
 
 class VerifierServicer(verifier_service_pb2_grpc.VerifierServiceServicer):
-    """Answers Verify and ListVerifiers."""
+    """Answers Verify, StreamVerify and ListVerifiers."""
 
     def __init__(self, config: VerifierConfig, verifiers: Mapping[str, Verifier], pool: Pool) -> None:
         self._config = config
@@ -47,24 +41,39 @@ class VerifierServicer(verifier_service_pb2_grpc.VerifierServiceServicer):
 
     async def Verify(self, request: verifier_pb.VerifyRequest, context: CallContext) -> verifier_pb.VerifyResponse:
         """One outcome a sample, in order. Refuses unknown verifiers and options, bad ids, and what the queue cannot hold."""
-        verifier = self._verifiers.get(request.verifier)
-        if verifier is None:
-            raise not_found("verifier", request.verifier, self._verifiers)
-        options = read_options(verifier, request)
+        verifier, options = self._chosen(request.verifier, request.options)
         require_unique_ids((sample.id for sample in request.samples), "samples")
         if len(request.samples) > self._config.max_queue_items:
             raise invalid_argument(
                 "samples", f"{len(request.samples)} in one call; this server takes at most {self._config.max_queue_items}"
             )
-        read = [read_sample(sample, verifier, self._config.max_text_bytes) for sample in request.samples]
-        with _in_flight(len(read)):
-            checked = iter(await self._check(verifier, options, [fields for fields in read if isinstance(fields, SampleFields)], context))
-        outcomes = []
-        for sample, fields in zip(request.samples, read, strict=True):
-            outcome = self._outcome(sample.id, next(checked) if isinstance(fields, SampleFields) else fields)
-            count_outcome(SERVICE, verifier.name, outcome.absence if outcome.HasField("absence") else None)
-            outcomes.append(outcome)
-        return verifier_pb.VerifyResponse(outcomes=outcomes)
+        with _in_flight(len(request.samples)):
+            results = await self._check(verifier, options, request, context)
+        response = verifier_pb.VerifyResponse()
+        writer = OutcomeWriter(verifier.name, self._config.replica)
+        for sample, result in zip(request.samples, results, strict=True):
+            if isinstance(result, Checked):
+                writer.write(response.outcomes, sample.id, result.result, result.queue_seconds, result.compute_seconds)
+            else:
+                writer.write(response.outcomes, sample.id, result)
+        writer.flush()
+        return response
+
+    async def StreamVerify(
+        self, requests: AsyncIterator[verifier_pb.StreamVerifyRequest], context: CallContext
+    ) -> AsyncIterator[verifier_pb.StreamVerifyResponse]:
+        """Outcomes as they are ready. A stream waits for room in the queue where Verify would be refused."""
+        first = await anext(aiter(requests), None)
+        if first is None:
+            return
+        if not first.verifier:
+            raise invalid_argument("verifier", "must be named in the first message of a stream")
+        verifier, options = self._chosen(first.verifier, first.options)
+        limits = StreamLimits(self._config.stream_window_items, self._config.max_stream_items, self._config.max_text_bytes)
+        stream = VerifyStream(self._pool, verifier, options, limits, self._config.replica)
+        async with aclosing(stream.replies(first, requests, _time_to_check(context))) as replies:
+            async for reply in replies:
+                yield reply
 
     async def ListVerifiers(self, request: verifier_pb.ListVerifiersRequest, context: CallContext) -> verifier_pb.ListVerifiersResponse:
         """The verifiers by name, with the JSON schema of their options."""
@@ -79,80 +88,44 @@ class VerifierServicer(verifier_service_pb2_grpc.VerifierServiceServicer):
         ]
         return verifier_pb.ListVerifiersResponse(verifiers=infos)
 
-    async def _check(self, verifier: Verifier, options: Options, samples: list[SampleFields], context: CallContext) -> list[Checked]:
-        remaining = remaining_s(context)
-        if remaining is not None:
-            # What is settled in time should still reach the caller.
-            remaining = max(0.0, remaining - min(0.05, 0.1 * remaining))
+    def _chosen(self, name: str, options: Struct) -> tuple[Verifier, Options]:
+        verifier = self._verifiers.get(name)
+        if verifier is None:
+            raise not_found("verifier", name, self._verifiers)
+        return verifier, read_options(verifier, options)
+
+    async def _check(
+        self, verifier: Verifier, options: Options, request: verifier_pb.VerifyRequest, context: CallContext
+    ) -> list[Checked | pb.Absence]:
+        """What comes of each sample, in order."""
+        results: list[Checked | pb.Absence | None] = []
+        pooled: list[SampleFields] = []
+        came = began = time.monotonic()
+        for sample in request.samples:
+            fields = read_sample(sample, verifier, self._config.max_text_bytes)
+            if isinstance(fields, pb.Absence):
+                results.append(fields)
+            elif runs_inline(verifier, fields):
+                results.append(Checked(check(verifier, options, fields), began - came, time.monotonic() - began))
+            else:
+                results.append(None)
+                pooled.append(fields)
+            if time.monotonic() - began > SLICE_S:
+                await asyncio.sleep(0)
+                began = time.monotonic()
+        checked = iter(await self._run(verifier, options, pooled, context))
+        done = [next(checked) if result is None else result for result in results]
+        for result in done:
+            if isinstance(result, Checked):
+                observe(result.queue_seconds, result.compute_seconds)
+        return done
+
+    async def _run(self, verifier: Verifier, options: Options, samples: list[SampleFields], context: CallContext) -> list[Checked]:
         try:
-            return await self._pool.run(verifier.name, options, samples, remaining)
+            return await self._pool.run(verifier.name, options, samples, _time_to_check(context))
         except QueueFull as full:
             message = f"the queue is full: {full.waiting} samples wait, {len(samples)} more would exceed {self._config.max_queue_items}"
             raise overloaded(message, full.retry_after_s) from full
-
-    def _outcome(self, sample_id: str, result: Checked | pb.Absence) -> verifier_pb.VerdictOutcome:
-        provenance = pb.Provenance(service=SERVICE, replica=self._config.replica)
-        if isinstance(result, pb.Absence):
-            return verifier_pb.VerdictOutcome(sample_id=sample_id, absence=result, provenance=provenance)
-        provenance.queue_seconds, provenance.compute_seconds = result.queue_seconds, result.compute_seconds
-        QUEUE_SECONDS.labels(SERVICE).observe(result.queue_seconds)
-        COMPUTE_SECONDS.labels(SERVICE).observe(result.compute_seconds)
-        if isinstance(result.result, NoVerdict):
-            return verifier_pb.VerdictOutcome(sample_id=sample_id, absence=_to_absence(result.result), provenance=provenance)
-        return verifier_pb.VerdictOutcome(sample_id=sample_id, verdict=_to_verdict(result.result), provenance=provenance)
-
-
-def read_options(verifier: Verifier, request: verifier_pb.VerifyRequest) -> Options:
-    """The call's options, validated; raises INVALID_ARGUMENT with one violation for each mistake."""
-    try:
-        given = json_format.MessageToDict(request.options)
-    except ValueError as error:
-        raise invalid_argument("options", str(error)) from error
-    try:
-        return verifier.options.model_validate(given)
-    except ValidationError as error:
-        violations = []
-        for item in error.errors(include_url=False):
-            path = "options" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"])
-            known = ", ".join(verifier.options.model_fields)
-            violations.append((path, f"unknown option; known: {known}" if item["type"] == "extra_forbidden" else item["msg"]))
-        message = "; ".join(f"{path}: {description}" for path, description in violations)
-        raise CallError(grpc.StatusCode.INVALID_ARGUMENT, message, violations=violations) from error
-
-
-def read_sample(sample: pb.Sample, verifier: Verifier, max_text_bytes: int) -> SampleFields | pb.Absence:
-    """What the verifier may read of a sample, or why it cannot be checked."""
-    if not sample.HasField("completion"):
-        return absence(pb.ABSENCE_REASON_INVALID_INPUT, "completion: is not set")
-    text = sample.completion.text
-    size = (
-        len(text.encode()) + sum(len(one.encode()) for one in sample.references) + sum(len(one.content.encode()) for one in sample.prompt)
-    )
-    if size > max_text_bytes:
-        detail = f"prompt, completion.text and references hold {size} bytes; this server reads at most {max_text_bytes}"
-        return absence(pb.ABSENCE_REASON_TOO_LONG, detail)
-    token_ids: array[int] | None = None
-    if sample.completion.HasField("token_ids"):
-        packed = sample.completion.token_ids
-        if len(packed.data) != 4 * packed.length:
-            detail = f"completion.token_ids: {len(packed.data)} bytes for {packed.length} values, expected {4 * packed.length}"
-            return absence(pb.ABSENCE_REASON_INVALID_INPUT, detail)
-        token_ids = unpack_ints(packed)
-    for index, message in enumerate(sample.prompt):
-        if message.role not in _ROLES:
-            return absence(pb.ABSENCE_REASON_INVALID_INPUT, f"prompt[{index}].role: is unset or unknown ({message.role})")
-    if "references" in verifier.needs and not sample.references:
-        return absence(pb.ABSENCE_REASON_NOT_APPLICABLE, f"verifier {verifier.name} compares with references and the sample has none")
-    if "completion.token_ids" in verifier.needs and token_ids is None:
-        return absence(pb.ABSENCE_REASON_NOT_APPLICABLE, f"verifier {verifier.name} reads completion.token_ids and the sample has none")
-    return SampleFields(
-        completion=text,
-        references=tuple(sample.references),
-        prompt=tuple((_ROLES[message.role], message.content) for message in sample.prompt),
-        token_ids=token_ids,
-        tags=dict(sample.tags),
-        step_starts=tuple(sample.step_starts),
-    )
 
 
 async def create_server(config: VerifierConfig) -> Server:
@@ -190,15 +163,7 @@ def _in_flight(items: int) -> Iterator[None]:
         gauge.dec(items)
 
 
-def _to_verdict(verdict: Verdict) -> verifier_pb.Verdict:
-    result = verifier_pb.Verdict(
-        status=_STATUS[verdict.status], score=verdict.score, evidence=verdict.evidence, extracted_answer=verdict.extracted_answer
-    )
-    if verdict.span:
-        result.location.span.start, result.location.span.end = verdict.span
-        result.location.line = verdict.line
-    return result
-
-
-def _to_absence(result: NoVerdict) -> pb.Absence:
-    return absence(pb.AbsenceReason.Value(f"ABSENCE_REASON_{result.reason.value}"), result.detail, retryable=result.retryable)
+def _time_to_check(context: CallContext) -> float | None:
+    """Seconds for checks; None for no limit. A little is kept, so that what is settled in time still reaches the caller."""
+    remaining = remaining_s(context)
+    return None if remaining is None else max(0.0, remaining - min(0.05, 0.1 * remaining))

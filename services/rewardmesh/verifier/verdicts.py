@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from math import isfinite
+from typing import NamedTuple
+
+MOST_CHARACTERS = 16_384
+"""Code points of evidence and of an extracted answer that are reported."""
 
 
 class Status(StrEnum):
@@ -32,8 +35,7 @@ class Reason(StrEnum):
     ABSTAINED = "ABSTAINED"
 
 
-@dataclass(frozen=True, slots=True)
-class SampleFields:
+class SampleFields(NamedTuple):
     """The parts of a sample that a verifier may read."""
 
     completion: str
@@ -43,14 +45,14 @@ class SampleFields:
     """Pairs (role, content); role is system, user, assistant or tool."""
     token_ids: array[int] | None = None
     """The completion's token ids; None when the sample has none."""
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = {}
     step_starts: tuple[int, ...] = ()
     """Code-point offsets at which the steps of a trajectory begin."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Verdict:
-    """A decision. The score is 1 for PASS, 0 for FAIL, strictly between for PARTIAL."""
+    """A decision, not to be changed (freezing would double the cost of one). Score 1 for PASS, 0 for FAIL, strictly between for PARTIAL."""
 
     status: Status
     score: float
@@ -62,8 +64,8 @@ class Verdict:
     """Line of the span's start, from 1; 0 without a span."""
 
     def __post_init__(self) -> None:
-        allowed = {Status.PASS: self.score == 1, Status.FAIL: self.score == 0, Status.PARTIAL: 0 < self.score < 1}
-        if not isfinite(self.score) or not allowed[self.status]:
+        score = self.score
+        if not (score == 1 if self.status is Status.PASS else score == 0 if self.status is Status.FAIL else 0 < score < 1):
             raise ValueError(f"a verdict of {self.status.value} cannot have score {self.score}")
 
 
@@ -74,6 +76,27 @@ class NoVerdict:
     reason: Reason
     detail: str
     retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What came of one sample. Seconds: waiting until it was begun, and computing."""
+
+    result: Verdict | NoVerdict
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+
+
+def line_of(verdict: Verdict, completion: str) -> int:
+    """Line of the span's start, from 1; 0 without a span."""
+    return completion.count("\n", 0, verdict.span[0]) + 1 if verdict.span else 0
+
+
+def reportable(text: str) -> str:
+    """`text` with lone surrogates replaced, and of bounded length: it travels as UTF-8."""
+    if text.isascii() and len(text) <= MOST_CHARACTERS:
+        return text
+    return text[:MOST_CHARACTERS].encode("utf-8", "replace").decode()
 
 
 def passed(evidence: str, *, extracted_answer: str = "", span: tuple[int, int] | None = None) -> Verdict:

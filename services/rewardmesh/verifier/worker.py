@@ -22,11 +22,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from rewardmesh.verifier.registry import Options, Verifier, discover
-from rewardmesh.verifier.verdicts import SampleFields, Verdict
+from rewardmesh.verifier.verdicts import SampleFields, Verdict, line_of, reportable
 
 HEADER = struct.Struct("<I")
-MOST_CHARACTERS = 16_384
-"""Code points of evidence and of an extracted answer that are reported."""
 
 
 @dataclass(frozen=True)
@@ -90,18 +88,13 @@ def _check(verifier: Verifier, sample: SampleFields, options: Options) -> list[A
     except Exception as error:  # noqa: BLE001 - a bug in one verifier is that item's absence, logged by the parent
         detail = f"verifier {verifier.name} raised {type(error).__name__}: {str(error)[:200]}"
         trace = "".join(traceback.format_exception(error, limit=-8))
-        return ["error", time.perf_counter() - began, _encodable(detail), _encodable(trace)]
+        return ["error", time.perf_counter() - began, reportable(detail), reportable(trace)]
     seconds = time.perf_counter() - began
     if isinstance(result, Verdict):
-        span = [*result.span, sample.completion.count("\n", 0, result.span[0]) + 1] if result.span else None
-        texts = _encodable(result.evidence), _encodable(result.extracted_answer)
+        span = [*result.span, line_of(result, sample.completion)] if result.span else None
+        texts = reportable(result.evidence), reportable(result.extracted_answer)
         return ["verdict", seconds, result.status.value, float(result.score), *texts, span]
-    return ["none", seconds, result.reason.value, _encodable(result.detail), result.retryable]
-
-
-def _encodable(text: str) -> str:
-    """`text` with lone surrogates replaced, and of bounded length: the reply travels as UTF-8."""
-    return text[:MOST_CHARACTERS].encode("utf-8", "replace").decode()
+    return ["none", seconds, result.reason.value, reportable(result.detail), result.retryable]
 
 
 def _send(sink: BinaryIO, reply: list[Any]) -> None:

@@ -40,6 +40,11 @@ class VerifierServiceStub:
                 request_serializer=rewardmesh_dot_v1_dot_verifier__service__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=rewardmesh_dot_v1_dot_verifier__service__pb2.VerifyResponse.FromString,
                 _registered_method=True)
+        self.StreamVerify = channel.stream_stream(
+                '/rewardmesh.v1.VerifierService/StreamVerify',
+                request_serializer=rewardmesh_dot_v1_dot_verifier__service__pb2.StreamVerifyRequest.SerializeToString,
+                response_deserializer=rewardmesh_dot_v1_dot_verifier__service__pb2.StreamVerifyResponse.FromString,
+                _registered_method=True)
         self.ListVerifiers = channel.unary_unary(
                 '/rewardmesh.v1.VerifierService/ListVerifiers',
                 request_serializer=rewardmesh_dot_v1_dot_verifier__service__pb2.ListVerifiersRequest.SerializeToString,
@@ -53,6 +58,14 @@ class VerifierServiceServicer:
 
     def Verify(self, request, context):
         """Checks a batch: exactly one outcome a sample, in the same order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamVerify(self, request_iterator, context):
+        """Checks as a stream: exactly one outcome a sample, in any order, several in a reply. What is ready is sent: no outcome waits for a
+        slower sample. A server holds a bounded number of samples of a stream and reads on as their outcomes are taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +85,11 @@ def add_VerifierServiceServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=rewardmesh_dot_v1_dot_verifier__service__pb2.VerifyRequest.FromString,
                     response_serializer=rewardmesh_dot_v1_dot_verifier__service__pb2.VerifyResponse.SerializeToString,
+            ),
+            'StreamVerify': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamVerify,
+                    request_deserializer=rewardmesh_dot_v1_dot_verifier__service__pb2.StreamVerifyRequest.FromString,
+                    response_serializer=rewardmesh_dot_v1_dot_verifier__service__pb2.StreamVerifyResponse.SerializeToString,
             ),
             'ListVerifiers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVerifiers,
@@ -107,6 +125,33 @@ class VerifierService:
             '/rewardmesh.v1.VerifierService/Verify',
             rewardmesh_dot_v1_dot_verifier__service__pb2.VerifyRequest.SerializeToString,
             rewardmesh_dot_v1_dot_verifier__service__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamVerify(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/rewardmesh.v1.VerifierService/StreamVerify',
+            rewardmesh_dot_v1_dot_verifier__service__pb2.StreamVerifyRequest.SerializeToString,
+            rewardmesh_dot_v1_dot_verifier__service__pb2.StreamVerifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

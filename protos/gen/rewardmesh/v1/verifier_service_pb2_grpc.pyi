@@ -35,6 +35,10 @@ class VerifierServiceStub:
     def __new__(cls, channel: _aio.Channel) -> VerifierServiceAsyncStub: ...
     Verify: _grpc.UnaryUnaryMultiCallable[_verifier_service_pb2.VerifyRequest, _verifier_service_pb2.VerifyResponse]
     """Checks a batch: exactly one outcome a sample, in the same order."""
+    StreamVerify: _grpc.StreamStreamMultiCallable[_verifier_service_pb2.StreamVerifyRequest, _verifier_service_pb2.StreamVerifyResponse]
+    """Checks as a stream: exactly one outcome a sample, in any order, several in a reply. What is ready is sent: no outcome waits for a
+    slower sample. A server holds a bounded number of samples of a stream and reads on as their outcomes are taken.
+    """
     ListVerifiers: _grpc.UnaryUnaryMultiCallable[_verifier_service_pb2.ListVerifiersRequest, _verifier_service_pb2.ListVerifiersResponse]
     """Names the verifiers and what each needs."""
 
@@ -45,6 +49,10 @@ class VerifierServiceAsyncStub(VerifierServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Verify: _aio.UnaryUnaryMultiCallable[_verifier_service_pb2.VerifyRequest, _verifier_service_pb2.VerifyResponse]  # type: ignore[assignment]
     """Checks a batch: exactly one outcome a sample, in the same order."""
+    StreamVerify: _aio.StreamStreamMultiCallable[_verifier_service_pb2.StreamVerifyRequest, _verifier_service_pb2.StreamVerifyResponse]  # type: ignore[assignment]
+    """Checks as a stream: exactly one outcome a sample, in any order, several in a reply. What is ready is sent: no outcome waits for a
+    slower sample. A server holds a bounded number of samples of a stream and reads on as their outcomes are taken.
+    """
     ListVerifiers: _aio.UnaryUnaryMultiCallable[_verifier_service_pb2.ListVerifiersRequest, _verifier_service_pb2.ListVerifiersResponse]  # type: ignore[assignment]
     """Names the verifiers and what each needs."""
 
@@ -58,6 +66,16 @@ class VerifierServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_verifier_service_pb2.VerifyResponse, _abc.Awaitable[_verifier_service_pb2.VerifyResponse]]:
         """Checks a batch: exactly one outcome a sample, in the same order."""
+
+    @_abc_1.abstractmethod
+    def StreamVerify(
+        self,
+        request_iterator: _MaybeAsyncIterator[_verifier_service_pb2.StreamVerifyRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_verifier_service_pb2.StreamVerifyResponse], _abc.AsyncIterator[_verifier_service_pb2.StreamVerifyResponse]]:
+        """Checks as a stream: exactly one outcome a sample, in any order, several in a reply. What is ready is sent: no outcome waits for a
+        slower sample. A server holds a bounded number of samples of a stream and reads on as their outcomes are taken.
+        """
 
     @_abc_1.abstractmethod
     def ListVerifiers(

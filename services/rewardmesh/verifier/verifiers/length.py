@@ -53,4 +53,4 @@ def verify(sample: SampleFields, options: LengthOptions) -> Verdict | NoVerdict:
     return failed(evidence)
 
 
-VERIFIER = Verifier("length", "The completion's length lies within bounds.", ("completion.text",), LengthOptions, verify)
+VERIFIER = Verifier("length", "The completion's length lies within bounds.", ("completion.text",), LengthOptions, verify, inline=True)

@@ -2,7 +2,7 @@
 
 Parsing and comparison of formulas may take forever or eat memory on hostile text; both are left to the worker's limits. Any matching
 reference passes. A policy is responsible for stating its answer: a completion without a readable one fails, unless
-`on_missing_answer` says "absent".
+`on_missing_answer` says "absent". A check that exceeds its limits has no verdict, unless `on_timeout` says "fail".
 """
 
 import logging
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from rewardmesh.verifier.answers import LONGEST, Answer, find_answers, whole_answer
 from rewardmesh.verifier.numbers import equal, plain
-from rewardmesh.verifier.registry import Options, Verifier
+from rewardmesh.verifier.registry import LimitedOptions, Verifier
 from rewardmesh.verifier.verdicts import NoVerdict, Reason, SampleFields, Verdict, failed, passed
 
 # math-verify warns that its own time limit is off; the worker has one.
@@ -31,7 +31,7 @@ _BRACKET = re.compile(r"[()\[\]{}]")
 _PROSE = re.compile(r"(?<!\\)\b[A-Za-z]{3,}")
 
 
-class MathOptions(Options):
+class MathOptions(LimitedOptions):
     """How to find the answer."""
 
     answer_marker: str | None = Field(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from rewardmesh.verifier.registry import Options, Verifier
+from rewardmesh.verifier.registry import LimitedOptions, Verifier
 from rewardmesh.verifier.verdicts import SampleFields, Verdict, failed, passed
 
 
@@ -23,7 +23,7 @@ def _compilable(pattern: str) -> str:
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_compilable)]
 
 
-class RegexOptions(Options):
+class RegexOptions(LimitedOptions):
     """What to look for; all conditions must hold to pass."""
 
     must_match: tuple[Pattern, ...] = Field((), description="Patterns each of which has to be found.")
