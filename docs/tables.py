@@ -78,12 +78,34 @@ def model_config() -> str:
     return _table(("field", "type", "default", "meaning"), list(_fields(ModelServerConfig, without=ServerConfig)))
 
 
+def scoring_config() -> str:
+    """Fields that every server has whose answers are kept."""
+    from rewardmesh.engine.config import ModelServerConfig, ScoringServerConfig
+
+    return _table(("field", "type", "default", "meaning"), list(_fields(ScoringServerConfig, without=ModelServerConfig)))
+
+
+def engine_options(options: str) -> Callable[[], str]:
+    """What `engine_options` may say for one engine; `options` is module:class."""
+
+    def table() -> str:
+        module, _, name = options.partition(":")
+        return _table(("option", "type", "default", "meaning"), list(_fields(getattr(importlib.import_module(module), name))))
+
+    return table
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "metrics": metrics,
     "recipe": recipe,
     "algorithms": algorithms,
     "config-all": shared_config,
     "config-models": model_config,
+    "config-scoring": scoring_config,
+    "engine-vllm": engine_options("rewardmesh.engine.vllm.local:VllmOptions"),
+    "engine-vllm-server": engine_options("rewardmesh.engine.vllm.server:VllmServerOptions"),
+    "engine-openai": engine_options("rewardmesh.engine.openai.endpoint:OpenAIOptions"),
+    "engine-triton": engine_options("rewardmesh.engine.triton_mapping:TritonOptions"),
     **{f"config-{kind}": service_config(kind) for kind in ("reward", "judge", "verifier", "logprob", "generation", "gateway")},
 }
 
@@ -122,10 +144,11 @@ def _config(kind: str) -> type[BaseModel]:
 
 
 def _shared(kind: str) -> type[BaseModel]:
-    from rewardmesh.engine.config import ModelServerConfig
+    from rewardmesh.engine.config import ModelServerConfig, ScoringServerConfig
     from rewardmesh.serving import ServerConfig
 
-    return ModelServerConfig if issubclass(_config(kind), ModelServerConfig) else ServerConfig
+    shared = (ScoringServerConfig, ModelServerConfig, ServerConfig)
+    return next(each for each in shared if issubclass(_config(kind), each))
 
 
 def _fields(model: type[BaseModel], prefix: str = "", without: type[BaseModel] | None = None) -> Iterator[tuple[str, str, str, str]]:

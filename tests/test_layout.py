@@ -24,9 +24,10 @@ MAY_IMPORT = {
     "serving": LIGHT | {"serving"},
     "engine": BASE,
     **{service: BASE | {service} for service in SERVICES},
-    "cli": BASE | SERVICES | {"cli", "trainer", "demo"},
+    "cli": BASE | SERVICES | {"cli", "trainer", "demo", "adapters"},
     "trainer": BASE | {"trainer"},
     "demo": BASE | {"trainer", "demo"},
+    "adapters": BASE | {"adapters"},
 }
 """Package -> the packages it may import: protos <- client <- serving <- engine <- services <- cli, and the trainer beside the services."""
 

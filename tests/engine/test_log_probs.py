@@ -11,13 +11,21 @@ import torch
 
 from rewardmesh.engine import log_probs
 from rewardmesh.engine.attention import PACKED
-from rewardmesh.engine.loading import LoadedModel
-from rewardmesh.engine.log_probs import TokenStatistics, completion_states, differentiable_log_probs, next_token_log_probs, token_statistics
+from rewardmesh.engine.loading import LoadedModel, LoadError, load_model
+from rewardmesh.engine.log_probs import (
+    Extra,
+    TokenStatistics,
+    completion_states,
+    differentiable_log_probs,
+    next_token_log_probs,
+    token_statistics,
+)
 
 Load = Callable[..., LoadedModel]
 Pairs = list[tuple[list[int], list[int]]]
 ARCHITECTURES = ("qwen2", "llama", "gpt_neox")
 TOLERANCE = 1e-4
+EXTRAS: tuple[Extra, ...] = ("entropy", "self_certainty", "margin")
 
 
 @pytest.fixture(scope="session")
@@ -48,10 +56,9 @@ def test_statistics_equal_a_direct_log_softmax(
     load: Load, pairs: Pairs, architecture: str, chunks: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if chunks:
-        monkeypatch.setattr(log_probs, "ROW_CHUNK", chunks[0])
-        monkeypatch.setattr(log_probs, "VOCABULARY_CHUNK", chunks[1])
+        monkeypatch.setattr(log_probs, "CPU_CHUNK", chunks)
     model = load("causal", architecture).model
-    stats = statistics(model, pairs, temperature=0.7, extras=True, top_k=5)
+    stats = statistics(model, pairs, temperature=0.7, extras=EXTRAS, top_k=5)
     with torch.inference_mode():
         expected = plain_log_softmax(model, pairs, 0.7)
     targets = torch.tensor([token for _, c in pairs for token in c])
@@ -69,9 +76,69 @@ def test_statistics_equal_a_direct_log_softmax(
     torch.testing.assert_close(expected.gather(1, stats.top_ids), best.values, atol=TOLERANCE, rtol=0)
 
 
-def test_only_what_is_asked_for_is_computed(load: Load, pairs: Pairs) -> None:
-    stats = statistics(load("causal", "qwen2").model, pairs)
-    assert [name for name in TokenStatistics.__dataclass_fields__ if getattr(stats, name) is not None] == ["log_probs"]
+@pytest.mark.parametrize("wanted", [(), ("entropy",), ("self_certainty",), ("margin",), ("entropy", "margin")])
+def test_only_what_is_asked_for_is_computed(load: Load, pairs: Pairs, wanted: tuple[Extra, ...]) -> None:
+    model = load("causal", "qwen2").model
+    stats, everything = statistics(model, pairs, extras=wanted), statistics(model, pairs, extras=EXTRAS)
+    fields = [name for name in TokenStatistics.__dataclass_fields__ if getattr(stats, name) is not None]
+    assert fields == ["log_probs", *wanted]
+    for name in fields:
+        torch.testing.assert_close(getattr(stats, name), getattr(everything, name), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rows_per_chunk", [256, 3])
+def test_a_state_is_computed_once_for_all_its_targets(
+    load: Load, pairs: Pairs, rows_per_chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_probs, "CPU_CHUNK", (rows_per_chunk, 100))
+    seen = []
+    inner = log_probs._logits
+
+    def watched(*args: Any) -> torch.Tensor:
+        seen.append(len(args[1]))
+        return inner(*args)
+
+    monkeypatch.setattr(log_probs, "_logits", watched)
+    model = load("causal", "llama").model
+    states = torch.randn(7, model.config.hidden_size)
+    rows = torch.tensor([5, 0, 5, 2, 2, 2, 6, 5])
+    targets = torch.tensor([300, 1, 2, 300, 4, 5, 6, 2])
+    options: dict[str, Any] = {"extras": EXTRAS, "top_k": 3, "temperature": 0.7}
+    with torch.inference_mode():
+        together = token_statistics(model, states, targets, rows=rows, **options)
+        assert sum(seen) == 4 * 4, "four states, four runs of the vocabulary"
+        apart = token_statistics(model, states[rows], targets, **options)
+    for name in TokenStatistics.__dataclass_fields__:
+        torch.testing.assert_close(getattr(together, name), getattr(apart, name), atol=1e-5, rtol=0)
+
+
+def test_large_logits_keep_their_precision(load: Load) -> None:
+    model = load("causal", "qwen2").model
+    states = torch.randn(40, model.config.hidden_size) * 300
+    targets = torch.arange(40)
+    with torch.inference_mode():
+        stats = token_statistics(model, states, targets, extras=EXTRAS)
+        expected = torch.log_softmax((states @ model.lm_head.weight.T).double(), dim=1)
+    chosen = expected.gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(stats.log_probs.double(), chosen, atol=1e-3, rtol=1e-6)
+    assert stats.entropy is not None
+    torch.testing.assert_close(stats.entropy.double(), -(expected.exp() * expected).sum(1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("columns", [64, 70, 2048])
+@pytest.mark.parametrize("keep", [1, 2, 4, 5])
+def test_the_greatest_few(columns: int, keep: int) -> None:
+    logits = torch.randn(50, columns, generator=torch.Generator().manual_seed(0)).mul_(3).round_()  # with ties
+    values, ids = log_probs._greatest(logits, keep)
+    torch.testing.assert_close(values, logits.topk(keep, dim=1).values, atol=0, rtol=0)
+    torch.testing.assert_close(logits.gather(1, ids), values, atol=0, rtol=0)
+    assert all(len(set(row)) == keep for row in ids.tolist()), "no column twice"
+
+
+def test_nothing_to_score(load: Load) -> None:
+    model = load("causal", "qwen2").model
+    stats = token_statistics(model, torch.empty(0, model.config.hidden_size), torch.empty(0, dtype=torch.int64), extras=EXTRAS, top_k=2)
+    assert stats.log_probs.shape == (0,)
 
 
 def test_more_top_tokens_than_the_vocabulary_holds(load: Load, pairs: Pairs) -> None:
@@ -129,8 +196,7 @@ def test_next_token_log_probs(load: Load, sequences: list[list[int]], packed: bo
 
 
 def test_memory_of_the_logits_is_bounded_by_the_chunks(load: Load, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_probs, "ROW_CHUNK", 8)
-    monkeypatch.setattr(log_probs, "VOCABULARY_CHUNK", 16)
+    monkeypatch.setattr(log_probs, "CPU_CHUNK", (8, 16))
     shapes = []
     inner = log_probs._logits
 
@@ -147,9 +213,28 @@ def test_memory_of_the_logits_is_bounded_by_the_chunks(load: Load, pairs: Pairs,
 def test_a_soft_cap_on_the_logits_is_applied(load: Load, pairs: Pairs) -> None:
     loaded = load("causal", "gemma2", head_dim=8, final_logit_softcapping=0.5)
     stats = statistics(loaded.model, pairs[:2], packed=loaded.packed)
+    loaded.model.set_attn_implementation("eager")
     with torch.inference_mode():
         logits = torch.cat([loaded.model(input_ids=torch.tensor([p + c])).logits[0, len(p) - 1 : -1] for p, c in pairs[:2]])
     assert logits.abs().max() <= 0.5
     targets = torch.tensor([token for _, c in pairs[:2] for token in c])
     expected = torch.log_softmax(logits, 1).gather(1, targets[:, None])[:, 0]
     torch.testing.assert_close(stats.log_probs, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(("architecture", "changes"), [("granite", {"logits_scaling": 4.0}), ("cohere", {"logit_scale": 0.0625})])
+def test_heads_that_scale_their_logits(load: Load, pairs: Pairs, architecture: str, changes: dict[str, float]) -> None:
+    model = load("causal", architecture, **changes).model
+    stats = statistics(model, pairs)
+    with torch.inference_mode():
+        expected = plain_log_softmax(model, pairs, 1.0)
+    targets = torch.tensor([token for _, c in pairs for token in c])
+    torch.testing.assert_close(stats.log_probs, expected.gather(1, targets[:, None])[:, 0], atol=TOLERANCE, rtol=0)
+
+
+def test_a_head_that_does_more_is_refused(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_model("causal", "granite", logits_scaling=4.0)
+    inner = log_probs._logits
+    monkeypatch.setattr(log_probs, "_logits", lambda *args: inner(*args).mul_(4.0))
+    with pytest.raises(LoadError, match="its logits are not those of its head"):
+        load_model(path, "causal", name="tiny", version=1)

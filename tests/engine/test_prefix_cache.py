@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from rewardmesh.engine.forward import classification_scores
 from rewardmesh.engine.loading import LoadedModel, load_model
+from rewardmesh.engine.opening import open_model
 from rewardmesh.engine.packing import make_plan
 from rewardmesh.engine.prefix_cache import PrefixCache
+from rewardmesh.reward import RewardConfig
 
 Load = Callable[..., LoadedModel]
 
@@ -111,3 +113,11 @@ def test_whatever_came_before_scores_are_the_same(load: Load, batches: list[list
             assert computed <= without
             assert cache.bytes <= limit
             assert cache.bytes == sum(node.bytes for node in cache._recency)
+
+
+@pytest.mark.parametrize("invariant", [False, True])
+def test_equality_to_the_bit_needs_an_empty_cache(reward_model: Path, invariant: bool) -> None:
+    config = RewardConfig(model=str(reward_model), batch_invariant=invariant)
+    model = open_model(config, "classification", "scores", path=config.model, version=1)
+    assert isinstance(model, LoadedModel)
+    assert (model.prefixes is None) == invariant

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,9 +48,7 @@ def test_levels_give_what_segments_give(sequences: list[list[int]]) -> None:
     tokens = len(plan.token_ids)
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, tokens, 8) for heads in (4, 2, 2))
-    module = torch.nn.Module()
-    module.layer_idx, module.config = 0, copy.copy(torch.nn.Module())
-    module.config.num_hidden_layers = 2
+    module = SimpleNamespace(layer_idx=0, config=SimpleNamespace(num_hidden_layers=2))
     with torch.inference_mode():
         expected, _ = packed_attention(module, query, key, value, None, plan=plan)
         found = varlen_attention(query, key, value, plan, 0, None, kernel)
@@ -86,6 +84,6 @@ def test_the_real_kernel(dtype: torch.dtype, sequences: list[list[int]]) -> None
     query, key, value = (torch.randn(1, heads, tokens, 64) for heads in (4, 2, 2))
     expected = varlen_attention(query, key, value, plan, 0, None, kernel)
     with torch.inference_mode():
-        on_device = [tensor.to("cuda", dtype) for tensor in (query, key, value)]
-        found = varlen_attention(*on_device, make_plan(sequences), 0, None)
+        q, k, v = (tensor.to("cuda", dtype) for tensor in (query, key, value))
+        found = varlen_attention(q, k, v, make_plan(sequences), 0, None)
     torch.testing.assert_close(found.float().cpu(), expected, atol=2e-2, rtol=2e-2)

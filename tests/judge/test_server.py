@@ -59,7 +59,7 @@ async def test_a_full_queue_refuses(serve: Serve) -> None:
     # An empty queue takes anything; beside it there is no room. A bare channel, for the client would come again.
     async with serve(max_queue_tokens=1, budget_tokens=1) as client, grpc.aio.insecure_channel(client.target) as channel:
         stub = rpc.JudgeServiceStub(channel)
-        calls = [stub.Compare(api.CompareRequest(pairs=many(8))) for _ in range(4)]
+        calls = [stub.Compare(api.CompareRequest(pairs=many(8, 200 + number))) for number in range(4)]
         replies = await asyncio.gather(*calls, return_exceptions=True)
     refused = [reply for reply in replies if isinstance(reply, grpc.aio.AioRpcError)]
     assert all(reply.code() == grpc.StatusCode.RESOURCE_EXHAUSTED for reply in refused)
@@ -68,7 +68,7 @@ async def test_a_full_queue_refuses(serve: Serve) -> None:
 
 async def test_batch_invariant_verdicts_do_not_depend_on_company(serve: Serve) -> None:
     groups = [[pair(f"{i}", f"Question {q}: how many apples?", f"{i}", f"{i * 7}") for i in range(3)] for q in range(6)]
-    async with serve(batch_invariant=True) as client:
+    async with serve(batch_invariant=True, cache_bytes=0) as client:
         alone = [[result.value for result in await client.compare(group)] for group in groups]
         together = await asyncio.gather(*(client.compare(group) for group in groups for _ in range(2)))
         mixed = await client.compare([pair(f"{q}-{p.id}", p.prompt, p.a, p.b) for q, group in enumerate(groups) for p in group])
@@ -79,7 +79,7 @@ async def test_batch_invariant_verdicts_do_not_depend_on_company(serve: Serve) -
 
 
 async def test_templates_of_concurrent_calls_may_share_a_batch(serve: Serve) -> None:
-    async with serve() as client:
+    async with serve(cache_bytes=0) as client:
         names = ["short", "with-tie"] * 4
         alone = {name: (await client.compare([PAIR], template=name))[0].value for name in set(names)}
         results = await asyncio.gather(*(client.compare([PAIR], template=name) for name in names))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
-from rewardmesh.client import AsyncClient, CallFailed, token_sequence
+from logprob_support import ask, floats, ids, plain, reason, refused
+from rewardmesh.client import CallFailed, token_sequence
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import log_prob_service_pb2 as api
 
@@ -25,40 +24,6 @@ SEQUENCES = [
     token_sequence("c", [5], [80, 81]),
 ]
 WANT_ALL = api.LogProbWants(entropy=True, self_certainty=True, margin=True, top_k=3)
-
-
-def ids(array: pb.Int32Array) -> list[int]:
-    return [int(value) for value in np.frombuffer(array.data, "<i4")]
-
-
-def floats(array: pb.Float32Array) -> torch.Tensor:
-    assert len(array.data) == 4 * array.length
-    return torch.from_numpy(np.frombuffer(array.data, "<f4").copy())
-
-
-def plain(path: Path, sequence: api.TokenSequence, temperature: float = 1.0) -> torch.Tensor:
-    """[L, V] log-probabilities at the completion's positions by transformers alone."""
-    model = AutoModelForCausalLM.from_pretrained(path)
-    prompt, completion = ids(sequence.prompt_ids), ids(sequence.completion_ids)
-    with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits / temperature, dim=1)
-
-
-async def ask(client: AsyncClient, sequences: Sequence[api.TokenSequence], **request: Any) -> list[api.TokenLogProbsOutcome]:
-    return list((await client.log_prob.ScoreTokens(api.ScoreTokensRequest(sequences=sequences, **request))).outcomes)
-
-
-async def refused(call: Any, code: grpc.StatusCode) -> str:
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await call
-    assert error.value.code() is code
-    return str(error.value.details())
-
-
-def reason(outcome: api.TokenLogProbsOutcome) -> str:
-    assert outcome.WhichOneof("result") == "absence", outcome
-    return pb.AbsenceReason.Name(outcome.absence.reason).removeprefix("ABSENCE_REASON_")
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -139,7 +104,7 @@ async def test_bad_sequences_are_absent_and_the_others_unharmed(serve: Callable[
         odd,
         token_sequence("long", [1] * 250, [2] * 7),
     ]
-    async with serve() as client:
+    async with serve(cache_bytes=0) as client:
         outcomes = await ask(client, [SEQUENCES[0], *bad, SEQUENCES[1]])
         fits = await ask(client, [token_sequence("fits", [1] * 250, [2] * 6)])
         alone = await ask(client, [SEQUENCES[0]])
@@ -159,23 +124,14 @@ async def test_bad_calls(serve: Callable[..., Any]) -> None:
         assert await ask(client, []) == []
         for temperature in (-0.5, math.nan, math.inf):
             assert "temperature" in await refused(ask(client, SEQUENCES, temperature=temperature), invalid)
-        assert "want.top_k" in await refused(ask(client, SEQUENCES, want=api.LogProbWants(top_k=-1)), invalid)
+        for top_k in (-1, 1025):
+            assert "want.top_k" in await refused(ask(client, SEQUENCES, want=api.LogProbWants(top_k=top_k)), invalid)
         assert "sequences[1].id" in await refused(ask(client, [SEQUENCES[0], SEQUENCES[0]]), invalid)
         assert "sequences[0].id" in await refused(ask(client, [api.TokenSequence()]), invalid)
         other = refused(ask(client, SEQUENCES, policies=[pb.ModelRef(name="other")]), grpc.StatusCode.NOT_FOUND)
         assert "no policy named 'other'; known: reference" in await other
         version = refused(ask(client, SEQUENCES, policies=[pb.ModelRef(name="reference", version=4)]), grpc.StatusCode.NOT_FOUND)
         assert "'4'; known: 1" in await version
-
-
-async def test_what_is_not_done_yet_says_so(serve: Callable[..., Any]) -> None:
-    code = grpc.StatusCode.UNIMPLEMENTED
-    async with serve() as client:
-        details = await refused(client.log_prob.ScoreSuffixes(api.ScoreSuffixesRequest()), code)
-        assert details == "LogProbService.ScoreSuffixes is not implemented by this service yet"
-        stream = client.log_prob.StreamNextLogits(iter([api.StreamNextLogitsRequest()]))
-        details = await refused(stream.read(), code)
-        assert details == "LogProbService.StreamNextLogits is not implemented by this service yet"
 
 
 async def test_nan_is_an_absence(serve: Callable[..., Any], make_model: Callable[..., Path]) -> None:
@@ -217,12 +173,12 @@ async def test_calls_side_by_side_keep_their_options(serve: Callable[..., Any], 
 
 
 async def test_a_policy_that_cannot_be_packed(serve: Callable[..., Any], make_model: Callable[..., Path]) -> None:
-    path = make_model("causal", "gemma2", head_dim=8)
+    path = make_model("causal", "bloom")
     async with serve(model=str(path)) as client:
         capabilities = (await client.get_model()).capabilities
         outcomes = await ask(client, SEQUENCES, want=WANT_ALL)
     assert capabilities.forward_mode == 2, "FORWARD_MODE_PLAIN"
-    assert "soft-capped" in capabilities.forward_mode_reason
+    assert "AttentionInterface" in capabilities.forward_mode_reason
     for sequence, outcome in zip(SEQUENCES, outcomes, strict=True):
         expected = plain(path, sequence)
         chosen = expected[torch.arange(len(expected)), ids(sequence.completion_ids)]

@@ -218,7 +218,7 @@ async def test_nan_is_an_absence_of_its_item(serve: Callable[..., Any], make_mod
 
 async def test_a_model_of_nan(serve: Callable[..., Any], make_model: Callable[..., Path]) -> None:
     path = make_model("classification", edit=lambda model: model.score.weight.fill_(math.nan))
-    async with serve(model=str(path)) as client:
+    async with serve(model=str(path), cache_bytes=0) as client:
         assert list(map(reason, await score(client, SAMPLES))) == ["NON_FINITE"] * 4
 
 
@@ -242,20 +242,20 @@ async def test_an_expired_deadline(serve: Callable[..., Any]) -> None:
 
 
 async def test_a_model_that_cannot_be_packed_is_served_plainly(serve: Callable[..., Any], make_model: Callable[..., Path]) -> None:
-    path = make_model("classification", "mistral", sliding_window=32)
-    async with serve(model=str(path)) as client:
+    path = make_model("classification", "bloom")
+    async with serve(model=str(path), cache_bytes=0) as client:
         capabilities = (await client.get_model()).capabilities
         assert capabilities.forward_mode == 2, "FORWARD_MODE_PLAIN"
-        assert "a sliding window of 32 tokens" in capabilities.forward_mode_reason
-        outcomes = await score(client, SAMPLES)
+        assert "AttentionInterface" in capabilities.forward_mode_reason
+        outcomes = await score(client, SAMPLES[:3])  # the fourth is one of them again
     values = [outcome.reward.value for outcome in outcomes]
-    assert values == pytest.approx(plain_scores(path, SAMPLES)[:, 0].tolist(), abs=1e-4)
+    assert values == pytest.approx(plain_scores(path, SAMPLES[:3])[:, 0].tolist(), abs=1e-4)
     assert all(outcome.provenance.tokens_computed == outcome.provenance.tokens_read for outcome in outcomes)
 
 
 async def test_batch_invariant_scores_are_equal_to_the_bit(serve: Callable[..., Any]) -> None:
     crowd = [[sample(f"{c}-{i}", f"{c} apples and {'more ' * c}", f"{i} left") for i in range(6)] for c in range(12)]
-    async with serve(batch_invariant=True) as client:
+    async with serve(batch_invariant=True, cache_bytes=0) as client:
         assert (await client.get_model()).capabilities.batch_invariant
         alone = [outcome.reward.value for outcome in await score(client, SAMPLES)]
         replies = await asyncio.gather(*(score(client, samples) for samples in (*crowd, SAMPLES, *crowd, SAMPLES)))

@@ -201,7 +201,7 @@ async def test_a_wait_longer_than_the_deadline_is_refused_at_once() -> None:
         await first  # ten tokens took 0.2 s
         engine.gate.clear()
         engine.entered.clear()
-        tasks = [await occupied(engine, batcher), await queued(batcher, work("most", 1000))]
+        tasks = [await occupied(engine, batcher), await queued(batcher, work("most", 1000), timeout_s=90)]
         with pytest.raises(CallError, match=r"longer than the call's 1\.00 s") as refused:
             await batcher.submit([work("more")], timeout_s=1.0)
         assert refused.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED

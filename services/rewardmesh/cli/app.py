@@ -8,6 +8,7 @@ from rewardmesh.cli.demo import demo
 from rewardmesh.cli.doctor import doctor
 from rewardmesh.cli.score import score
 from rewardmesh.cli.serve import serve_app
+from rewardmesh.cli.shim import shim
 from rewardmesh.cli.train import report, train
 from rewardmesh.cli.training_models import train_policy, train_reward
 from rewardmesh.cli.up import status, up
@@ -22,5 +23,5 @@ app = typer.Typer(
 )
 
 app.add_typer(serve_app, name="serve")
-for _command in (demo, up, status, score, train, train_policy, train_reward, report, doctor, version):
+for _command in (demo, up, status, score, shim, train, train_policy, train_reward, report, doctor, version):
     app.command()(_command)

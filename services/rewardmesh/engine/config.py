@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveFloat, field_validator
 
 from rewardmesh.serving import ServerConfig
 from rewardmesh.serving.batching import BatcherOptions
-from rewardmesh.serving.caching import CacheSettings
+
+if TYPE_CHECKING:  # heavy (numpy, redis): imported by the servers, not by every command that reads a configuration
+    from rewardmesh.serving.caching import CacheSettings
 
 
 class ModelServerConfig(ServerConfig):
@@ -24,6 +26,12 @@ class ModelServerConfig(ServerConfig):
     device: str = Field("cpu", description="where it runs: cpu, cuda, cuda:1, ...")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the weights")
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 leaves torch's choice")
+    workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="batches computed side by side, each by its part of the threads; 0: one a thread on the CPU, at most 8; else 1",
+    )
     budget_tokens: int = Field(
         0, ge=0, description="most tokens really computed in a batch, after sharing prompts; 0 finds it by measuring the model at start-up"
     )
@@ -46,7 +54,9 @@ class ModelServerConfig(ServerConfig):
     )
 
     def batching(self) -> BatcherOptions:
-        """What a `Batcher` is told; the budget must be known by now (see `budget.with_budget`)."""
+        """What a `Batcher` is told; workers and budget must be known by now (see `budget.with_budget`)."""
+        from rewardmesh.engine.threads import worker_initialiser
+
         return BatcherOptions(
             budget_tokens=self.budget_tokens,
             max_queue_tokens=self.max_queue_tokens,
@@ -54,6 +64,8 @@ class ModelServerConfig(ServerConfig):
             max_wait_seconds=self.max_wait_seconds,
             max_delay_seconds=self.max_delay_seconds,
             tenant_weights=self.tenant_weights,
+            workers=self.workers,
+            initialise=worker_initialiser(self, self.workers),
         )
 
 
@@ -80,4 +92,6 @@ class ScoringServerConfig(ModelServerConfig):
 
     def caching(self) -> CacheSettings:
         """Where a `CachingBatcher` keeps answers."""
+        from rewardmesh.serving.caching import CacheSettings
+
         return CacheSettings(self.cache_bytes, self.cache_url, self.cache_ttl_seconds, self.cache_timeout_seconds)

@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rewardmesh.engine.forward import classification_outputs, classification_scores, has_classification_head, why_not_packed
 from rewardmesh.engine.interface import Ability, Pair, ServedModel
-from rewardmesh.engine.log_probs import Extra, TokenStatistics, completion_statistics, next_token_log_probs
+from rewardmesh.engine.log_probs import Extra, TokenStatistics, completion_statistics, next_token_log_probs, why_no_logits
 from rewardmesh.engine.packing import MIN_SHARED_TOKENS, TokenIds
 from rewardmesh.engine.prefix_cache import PrefixCache
 from rewardmesh.engine.sampling import Sampled, SamplingOptions, sample
@@ -218,13 +218,15 @@ def load_model(
         pack: False for a model that only samples: the packed forward has no growing KV cache.
 
     Raises:
-        LoadError: see `read_model`; a manifest that does not match its files.
+        LoadError: see `read_model`; a manifest that does not match its files; a language model whose logits are more than its head's.
     """
     directory = Path(path)
     if (directory / MANIFEST).exists():
         check_manifest(directory)
     model, tokenizer = read_model(path, kind, device=device, dtype=dtype)
     prefixes = PrefixCache(prefix_cache_bytes) if prefix_cache_bytes else None
+    if pack and kind == "causal" and (problem := why_no_logits(model)):
+        raise LoadError(f"{path}: {type(model).__name__} cannot be served for log-probabilities: {problem}")
     reason = why_not_packed(model) if pack else "sampling uses a KV cache"
     return LoadedModel(name, version, fingerprint(path, extras), model, tokenizer, torch.device(device), not reason, reason, prefixes)
 

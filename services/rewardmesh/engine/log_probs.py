@@ -27,6 +27,7 @@ CPU_CHUNK = (256, 2048)
 """Rows and columns of the logits that are alive at a time, for each thread: 2 MiB, which stays in the cache."""
 DEVICE_CHUNK = (1024, 16384)
 """The same on an accelerator, where few large kernels are better."""
+_FEW, _BLOCK = 4, 16
 
 Extra = Literal["entropy", "self_certainty", "margin"]
 """A statistic of the next-token distribution that can be asked for beside the log-probability."""
@@ -182,7 +183,7 @@ def _chunk_statistics(
         inside = (columns >= 0) & (columns < stop - start)
         chosen = torch.where(inside, logits[owners, columns.clamp_(0, stop - start - 1)], chosen)
         if keep:
-            values, ids = logits.topk(min(keep, stop - start), dim=1)
+            values, ids = _greatest(logits, min(keep, stop - start))
             joined, joined_ids = torch.cat([top, values], dim=1), torch.cat([top_ids, ids + start], dim=1)
             top, index = joined.topk(min(keep, joined.shape[1]), dim=1)
             top_ids = joined_ids.gather(1, index)
@@ -210,6 +211,21 @@ def _chunk_statistics(
         top_ids=top_ids[owners, :top_k] if top_k else None,
         top_log_probs=(top - lse[:, None])[owners, :top_k] if top_k else None,
     )
+
+
+def _greatest(logits: torch.Tensor, keep: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `keep` greatest of each row, descending, and their columns.
+
+    For few of them: whatever is among the greatest lies in one of the `keep` blocks with the greatest maxima, and maxima are cheap.
+    """
+    rows, columns = logits.shape
+    if keep > _FEW or columns % _BLOCK or columns // _BLOCK < keep:
+        return logits.topk(keep, dim=1)
+    blocks = logits.view(rows, _BLOCK, -1)  # a block is every so many columns, so that its maximum is taken across vectors
+    best = blocks.amax(dim=1).topk(keep, dim=1).indices
+    candidates = blocks.gather(2, best[:, None].expand(-1, _BLOCK, -1)).flatten(1)
+    values, place = candidates.topk(keep, dim=1)
+    return values, place // keep * (columns // _BLOCK) + best.gather(1, place % keep)
 
 
 def differentiable_log_probs(model: Any, states: torch.Tensor, targets: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:
@@ -256,10 +272,35 @@ def output_weight(model: Any) -> torch.Tensor:
     return weight
 
 
+def head_logits(model: Any, states: torch.Tensor) -> torch.Tensor:
+    """float32 [rows, V]: logits over the whole vocabulary."""
+    return _logits(model, states, 0, output_weight(model).shape[0])
+
+
 def _logits(model: Any, states: torch.Tensor, start: int, stop: int) -> torch.Tensor:
     """float32 [rows, stop - start] of the head's logits, with the soft cap of models that have one."""
     head = model.get_output_embeddings()
     bias = None if head.bias is None else head.bias[start:stop]
     logits = torch.nn.functional.linear(states, head.weight[start:stop], bias).float()  # new memory: callers may overwrite it
+    if scale := getattr(model, "logit_scale", None):  # Cohere
+        logits.mul_(scale)
+    if divisor := getattr(model.config, "logits_scaling", None):  # Granite
+        logits.div_(divisor)
     cap = getattr(model.config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits
+
+
+def why_no_logits(model: Any) -> str:
+    """Empty when the head's logits are the model's; else the reason. To be asked while the model has its own attention.
+
+    Some architectures do more to the logits than the product with the head, and log-probabilities would silently be others.
+    """
+    ids = torch.arange(min(8, model.config.vocab_size), device=next(model.parameters()).device)[None]
+    with torch.inference_mode():
+        expected = model(input_ids=ids, use_cache=False).logits[0].float()
+        found = head_logits(model, model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
+    difference = float((found - expected).abs().max()) / max(float(expected.abs().max()), 1.0)
+    tolerance = 1e-4 if output_weight(model).dtype == torch.float32 else 5e-2
+    if not bool(torch.isfinite(expected).all()):
+        return ""  # nothing to compare; its answers will be absences
+    return "" if difference <= tolerance else f"its logits are not those of its head: they differ by {difference:.2g}"

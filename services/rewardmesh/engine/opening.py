@@ -39,7 +39,16 @@ def _open(
     if config.engine == "transformers":
         _refuse_unused(config)
         return load_model(
-            path, kind, name=name, version=version, device=config.device, dtype=config.dtype, extras=extras, pack=ability != "sample"
+            path,
+            kind,
+            name=name,
+            version=version,
+            device=config.device,
+            dtype=config.dtype,
+            extras=extras,
+            pack=ability != "sample",
+            # What a batch finds in it depends on the batches before, and so does the last bit of its scores.
+            prefix_cache_bytes=0 if config.batch_invariant else config.prefix_cache_mib * 2**20,
         )
     if config.engine == "vllm":
         from rewardmesh.engine.vllm.local import open_local

@@ -25,3 +25,7 @@ class GatewayConfig(ServerConfig):
     )
     default_timeout_seconds: float = Field(60.0, gt=0, description="time a group may take when the caller sets no deadline")
     groups_in_flight: int = Field(64, ge=1, description="groups of one call or stream that are evaluated at the same time")
+    http_port: int | None = Field(None, ge=0, le=65535, description="port for JSON over HTTP; 0 picks a free one; none unless given")
+    http_max_samples: int = Field(
+        65_536, ge=1, description="samples of HTTP requests under way at the same time; more are refused with 429"
+    )

@@ -160,7 +160,14 @@ async def create_server(config: GatewayConfig) -> Server:
     except BaseException:
         await backends.close()
         raise
-    server = Server(config, "gateway")
-    server.add_service(SERVICE, rpc.add_MeshServiceServicer_to_server, MeshServicer(config, catalogue, askers))
+    servicer = MeshServicer(config, catalogue, askers)
+    server = Server(config, "gateway") if config.http_port is None else _with_http(config, servicer)
+    server.add_service(SERVICE, rpc.add_MeshServiceServicer_to_server, servicer)
     server.on_stop(backends.close)
     return server
+
+
+def _with_http(config: GatewayConfig, servicer: MeshServicer) -> Server:
+    from rewardmesh.gateway.http import http_server  # what serves HTTP is loaded only where it is served
+
+    return http_server(config, servicer)

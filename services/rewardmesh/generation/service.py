@@ -21,7 +21,7 @@ from rewardmesh.generation.config import GenerationConfig
 from rewardmesh.generation.request import sampling_options, tokenise
 from rewardmesh.serving import Server, metrics
 from rewardmesh.serving.context import CallContext
-from rewardmesh.serving.errors import invalid_argument, overloaded
+from rewardmesh.serving.errors import ItemsLostError, invalid_argument, overloaded
 from rewardmesh.serving.logs import get_logger
 from rewardmesh.serving.validation import absence, require_unique_ids
 from rewardmesh.v1 import common_pb2 as pb
@@ -135,8 +135,12 @@ class _Run:
                 cancelled=self.cancelled,
             )
         except Exception as error:  # an engine may fail in any way; each completion then says so
-            log.exception("generation failed")
-            lost = absence(pb.ABSENCE_REASON_INFRASTRUCTURE, f"the engine failed: {type(error).__name__}: {error}")
+            if isinstance(error, ItemsLostError):  # it knows why, and has answered the others
+                log.warning("the engine lost completions", error=str(error))
+                lost = error.absences[0]
+            else:
+                log.exception("generation failed")
+                lost = absence(pb.ABSENCE_REASON_INFRASTRUCTURE, f"the engine failed: {type(error).__name__}: {error}")
             for number, (prompt, ids) in enumerate(batch):
                 for index in range(options.n):
                     if (number, index) not in answered:

@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from rewardmesh.engine.config import ModelServerConfig
+from rewardmesh.engine.config import ScoringServerConfig
 
 
-class JudgeConfig(ModelServerConfig):
+class JudgeConfig(ScoringServerConfig):
     """A causal language model served as a judge."""
 
     model_config = SettingsConfigDict(env_prefix="REWARDMESH_JUDGE_", frozen=True, extra="forbid")

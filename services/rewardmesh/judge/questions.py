@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from rewardmesh.engine.cached import model_keys
 from rewardmesh.engine.interface import ServedModel
 from rewardmesh.engine.text import fit, prompt_ids
 from rewardmesh.judge.labels import Labels
@@ -48,7 +49,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of an item: label probabilities of each question, or an absence, and what it cost."""
+    """What came of an item: label probabilities of each question, or an absence, what it cost, and whether nothing was computed for it."""
 
     probabilities: tuple[tuple[float, ...], ...]
     absence: pb.Absence | None
@@ -56,6 +57,7 @@ class Answer:
     compute_seconds: float
     tokens_read: int
     tokens_computed: int
+    cached: bool
 
 
 class Writer:
@@ -119,14 +121,22 @@ class Writer:
         return Item(tuple(questions), group)
 
 
-def works(model: ServedModel, label_ids: tuple[int, ...], items: Sequence[Item]) -> list[Work[Payload]]:
-    """One work item a question, in order."""
+def works(service: str, model: ServedModel, label_ids: tuple[int, ...], items: Sequence[Item]) -> list[Work[Payload]]:
+    """One work item a question, in order. A label's probability is computed, not sampled: its key has no sample index."""
     by_group: dict[Hashable, list[list[int]]] = {}
     for item in items:
         by_group.setdefault(item.group, []).extend(question.ids for question in item.questions)
     shared = {group: model.shareable(_shared_tokens(members)) for group, members in by_group.items()}
+    keys = model_keys(service, model, "label_log_probs", labels=label_ids)
     return [
-        Work((question.ids, label_ids), lane=model, group=item.group, tokens=len(question.ids), shared_tokens=shared[item.group])
+        Work(
+            (question.ids, label_ids),
+            lane=model,
+            group=item.group,
+            tokens=len(question.ids),
+            shared_tokens=shared[item.group],
+            key=keys.key(question.ids),
+        )
         for item in items
         for question in item.questions
     ]
@@ -160,6 +170,7 @@ def _answer(item: Item, done: Sequence[Done[list[float]]], min_label_mass: float
         compute_seconds=max((each.compute_seconds for each in done), default=0.0),
         tokens_read=sum(len(question.ids) for question in item.questions),
         tokens_computed=sum(each.tokens_computed for each in done),
+        cached=bool(done) and all(each.cached for each in done),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from rewardmesh.engine.budget import with_budget
 from rewardmesh.engine.interface import ServedModel
 from rewardmesh.engine.loading import LoadError
 from rewardmesh.engine.model_service import SERVICE as MODEL_SERVICE
@@ -24,7 +25,8 @@ from rewardmesh.judge.template import Criterion, JudgeTemplate, judged_fingerpri
 from rewardmesh.judge.verdicts import grades, preference
 from rewardmesh.serving import Server
 from rewardmesh.serving.batching import Batcher
-from rewardmesh.serving.context import CallContext, priority, remaining_s
+from rewardmesh.serving.caching import CachingBatcher, FloatsCodec
+from rewardmesh.serving.context import CallContext, priority, remaining_s, tenant
 from rewardmesh.serving.errors import failed_precondition, invalid_argument, unimplemented
 from rewardmesh.serving.metrics import count_outcome
 from rewardmesh.serving.validation import absence, require_unique_ids
@@ -44,13 +46,12 @@ class JudgeServicer(rpc.JudgeServiceServicer):
         self._store = store
         self._library = library
         self._labels = labels
-        self.batcher: Batcher[Payload, list[float]] = Batcher(
+        batcher: Batcher[Payload, list[float]] = Batcher(
             read_labels,
             service=SERVICE,
-            budget_tokens=config.budget_tokens,
-            max_queue_tokens=config.max_queue_tokens,
-            batch_invariant=config.batch_invariant,
+            **config.batching(),
         )
+        self.batcher = CachingBatcher(batcher, FloatsCodec(), config.caching(), service=SERVICE, batch_invariant=config.batch_invariant)
 
     async def Compare(self, request: api.CompareRequest, context: CallContext) -> api.CompareResponse:
         """See the proto."""
@@ -150,9 +151,10 @@ class JudgeServicer(rpc.JudgeServiceServicer):
         label_ids = self._labels.of(model, template)
         if isinstance(label_ids, str):
             raise failed_precondition(label_ids)
+        self.batcher.check(priority=priority(context), timeout_s=remaining_s(context), tenant=tenant(context))
         items = await asyncio.to_thread(write, Writer(model, template, self._labels))
-        submitted = works(model, label_ids, items)
-        done = await self.batcher.submit(submitted, priority=priority(context), timeout_s=remaining_s(context))
+        submitted = works(SERVICE, model, label_ids, items)
+        done = await self.batcher.submit(submitted, priority=priority(context), timeout_s=remaining_s(context), tenant=tenant(context))
         return answers(items, done, self._config.min_label_mass)
 
     def _resolve(
@@ -173,6 +175,7 @@ class JudgeServicer(rpc.JudgeServiceServicer):
             service=SERVICE,
             model=reference,
             replica=self._config.replica,
+            cached=bool(parts) and all(part.cached for part in parts),
             queue_seconds=max((part.queue_seconds for part in parts), default=0.0),
             compute_seconds=max((part.compute_seconds for part in parts), default=0.0),
             tokens_read=sum(part.tokens_read for part in parts),
@@ -200,6 +203,7 @@ async def create_server(config: JudgeConfig) -> Server:
     first = await asyncio.to_thread(load, config.model, 1)
     if all(isinstance(labels.of(first, template), str) for template in library.templates.values()):
         raise LoadError(f"{config.model}: no template can be used with it: {labels.of(first, library.get('compare', ''))}")
+    config = await asyncio.to_thread(with_budget, config, first, "label_log_probs")
     store = ModelStore(SERVICE, first, load)
     servicer = JudgeServicer(config, store, library, labels)
     capabilities = model_service_pb2.Capabilities(

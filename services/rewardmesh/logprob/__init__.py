@@ -1,7 +1,7 @@
 """Reference policies as a gRPC service."""
 
 from rewardmesh.logprob.config import LogProbConfig
-from rewardmesh.logprob.service import create_server
+from rewardmesh.logprob.server import create_server
 
 Config = LogProbConfig
 

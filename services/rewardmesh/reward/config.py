@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from rewardmesh.engine.config import ModelServerConfig
+from rewardmesh.engine.config import ScoringServerConfig
 
 
-class RewardConfig(ModelServerConfig):
+class RewardConfig(ScoringServerConfig):
     """A sequence-classification model served as a reward model."""
 
     model_config = SettingsConfigDict(env_prefix="REWARDMESH_REWARD_", frozen=True, extra="forbid")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 
+from rewardmesh.engine.budget import with_budget
+from rewardmesh.engine.cached import model_keys
 from rewardmesh.engine.interface import ServedModel
 from rewardmesh.engine.model_service import SERVICE as MODEL_SERVICE
 from rewardmesh.engine.model_service import ModelServicer
@@ -18,14 +20,18 @@ from rewardmesh.engine.packing import common_prefix
 from rewardmesh.engine.text import dialogue_ids, fit, prompt_ids
 from rewardmesh.engine.versions import ModelStore, model_ref
 from rewardmesh.reward.config import RewardConfig
+from rewardmesh.reward.kserve import offer_kserve
+from rewardmesh.reward.raw import prefix_groups, raw_group, raw_ids, raw_prompt_ids
 from rewardmesh.reward.scoring import SCALES, Objectives, compose
 from rewardmesh.serving import Server
 from rewardmesh.serving.batching import Batcher, Done, Work
-from rewardmesh.serving.context import CallContext, priority, remaining_s
+from rewardmesh.serving.caching import CachingBatcher, FloatsCodec, KeyMaker
+from rewardmesh.serving.context import CallContext, priority, remaining_s, tenant
 from rewardmesh.serving.errors import invalid_argument, unimplemented
 from rewardmesh.serving.metrics import REWARD, count_outcome
+from rewardmesh.serving.raw import is_raw, raw_problem
 from rewardmesh.serving.streaming import stream_items
-from rewardmesh.serving.validation import require_unique_ids, sample_problem
+from rewardmesh.serving.validation import absence, require_unique_ids, sample_problem
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import model_service_pb2, model_service_pb2_grpc
 from rewardmesh.v1 import reward_service_pb2 as api
@@ -50,13 +56,12 @@ class RewardServicer(rpc.RewardServiceServicer):
         self._config = config
         self._store = store
         self._objectives = objectives
-        self.batcher: Batcher[list[int], list[float]] = Batcher(
+        batcher: Batcher[list[int], list[float]] = Batcher(
             lambda lane, payloads: cast(ServedModel, lane).scores(payloads),
             service=SERVICE,
-            budget_tokens=config.budget_tokens,
-            max_queue_tokens=config.max_queue_tokens,
-            batch_invariant=config.batch_invariant,
+            **config.batching(),
         )
+        self.batcher = CachingBatcher(batcher, FloatsCodec(), config.caching(), service=SERVICE, batch_invariant=config.batch_invariant)
 
     async def Score(self, request: api.ScoreRequest, context: CallContext) -> api.ScoreResponse:
         """See the proto."""
@@ -94,9 +99,11 @@ class RewardServicer(rpc.RewardServiceServicer):
         model = self._store.resolve(options.model if options.HasField("model") else None)
         weights = self._objectives.resolve(options.objective_weights)
         self._refuse_unsupported(options)
+        # What would be refused afterwards is refused before it is tokenised: under overload that is most of the work.
+        self.batcher.check(priority=priority(context), timeout_s=remaining_s(context), tenant=tenant(context))
         prepared = await asyncio.to_thread(self._prepare, model, samples)
         works = [item.work for item in prepared if item.problem is None]
-        done = iter(await self.batcher.submit(works, priority=priority(context), timeout_s=remaining_s(context)))
+        done = iter(await self.batcher.submit(works, priority=priority(context), timeout_s=remaining_s(context), tenant=tenant(context)))
         outcomes = []
         for sample, ready in zip(samples, prepared, strict=True):
             item: Done[list[float]] = next(done) if ready.problem is None else Done(None, ready.problem)
@@ -117,30 +124,41 @@ class RewardServicer(rpc.RewardServiceServicer):
 
     def _prepare(self, model: ServedModel, samples: Sequence[pb.Sample]) -> list[_Prepared]:
         prompts: dict[bytes, list[int]] = {}
-        return [self._prepare_one(model, sample, prompts) for sample in samples]
+        keys = model_keys(SERVICE, model, "scores")
+        prepared = [self._prepare_one(model, sample, prompts, keys) for sample in samples]
+        whole = [at for at, (sample, ready) in enumerate(zip(samples, prepared, strict=True)) if _whole_text(sample, ready)]
+        for at, (group, shared) in zip(whole, prefix_groups([prepared[at].work.payload for at in whole]), strict=True):
+            prepared[at] = replace(prepared[at], work=replace(prepared[at].work, group=group, shared_tokens=model.shareable(shared)))
+        return prepared
 
-    def _prepare_one(self, model: ServedModel, sample: pb.Sample, prompts: dict[bytes, list[int]]) -> _Prepared:
+    def _prepare_one(self, model: ServedModel, sample: pb.Sample, prompts: dict[bytes, list[int]], keys: KeyMaker) -> _Prepared:
         """Tokenise a sample; `prompts` remembers each prompt's token ids for the samples that share it."""
-        problem = sample_problem(sample)
+        raw = is_raw(sample)
+        problem = raw_problem(sample, model.vocabulary) if raw else sample_problem(sample)
         if problem is not None:
             return _Prepared(Work([], model, "", 0), False, problem)
-        ids = dialogue_ids(model.tokenizer, sample.prompt, sample.completion.text)
-        key = b"".join(message.SerializeToString(deterministic=True) for message in sample.prompt)
+        tokenizer = model.tokenizer
+        ids = raw_ids(tokenizer, sample) if raw else dialogue_ids(tokenizer, sample.prompt, sample.completion.text)
+        if not ids:
+            return _Prepared(Work([], model, "", 0), False, absence(pb.ABSENCE_REASON_INVALID_INPUT, "the text has no tokens"))
+        key = raw_group(sample) if raw else b"".join(message.SerializeToString(deterministic=True) for message in sample.prompt)
         if key not in prompts:
-            prompts[key] = prompt_ids(model.tokenizer, sample.prompt)
+            prompts[key] = raw_prompt_ids(tokenizer, sample) if raw else prompt_ids(tokenizer, sample.prompt)
         shared = common_prefix(prompts[key], ids)
         fitted = fit(ids, model.max_tokens, self._config.overlength, keep=len(ids) - shared)
         if isinstance(fitted, pb.Absence):
             return _Prepared(Work([], model, key, len(ids)), False, fitted)
         fitting, cut = fitted
         # Inputs that were cut begin at different tokens: they share nothing.
-        return _Prepared(Work(fitting, model, key, len(fitting), shared_tokens=0 if cut else model.shareable(shared)), cut, None)
+        sharing = 0 if cut else model.shareable(shared)
+        return _Prepared(Work(fitting, model, key, len(fitting), shared_tokens=sharing, key=keys.key(fitting)), cut, None)
 
     def _provenance(self, model: ServedModel, item: Done[list[float]], ready: _Prepared) -> pb.Provenance:
         return pb.Provenance(
             service=SERVICE,
             model=model_ref(model),
             replica=self._config.replica,
+            cached=item.cached,
             queue_seconds=item.queue_seconds,
             compute_seconds=item.compute_seconds,
             tokens_read=ready.work.tokens,
@@ -158,6 +176,11 @@ class RewardServicer(rpc.RewardServiceServicer):
             raise unimplemented("options.samples_per_item above 1 (a generative reward model)")
 
 
+def _whole_text(sample: pb.Sample, ready: _Prepared) -> bool:
+    """Whether the sample is raw and its prompt was not told apart; a cut text begins anywhere and shares nothing."""
+    return is_raw(sample) and not sample.prompt and ready.problem is None and not ready.truncated
+
+
 async def create_server(config: RewardConfig) -> Server:
     """Load the model and build the server; raises LoadError when the model cannot be served."""
     if config.threads:
@@ -167,6 +190,7 @@ async def create_server(config: RewardConfig) -> Server:
         return open_model(config, "classification", "scores", path=path, version=version)
 
     first = await asyncio.to_thread(load, config.model, 1)
+    config = await asyncio.to_thread(with_budget, config, first, "scores")
     objectives = Objectives.of(first, config.objectives, config.objective_weights)
 
     def load_next(path: str, version: int) -> ServedModel:
@@ -187,5 +211,6 @@ async def create_server(config: RewardConfig) -> Server:
     server = Server(config, "reward", load=servicer.batcher.load)
     server.add_service(SERVICE, rpc.add_RewardServiceServicer_to_server, servicer)
     server.add_service(MODEL_SERVICE, model_service_pb2_grpc.add_ModelServiceServicer_to_server, ModelServicer([store], capabilities))
+    offer_kserve(server, servicer.Score, store, len(objectives.names) or 1)
     server.on_stop(servicer.batcher.close)
     return server

@@ -1,4 +1,4 @@
-"""What a call brings along: its deadline, request id, priority."""
+"""What a call brings along: its deadline, request id, priority, tenant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import grpc
 from rewardmesh.serving.errors import invalid_argument
 
 REQUEST_ID_KEY = "x-request-id"
-PROPAGATED_KEYS = (REQUEST_ID_KEY, "x-tenant", "x-priority")
+TENANT_KEY = "x-tenant"
+PROPAGATED_KEYS = (REQUEST_ID_KEY, TENANT_KEY, "x-priority")
+LONGEST_TENANT = 128
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -51,6 +53,11 @@ def priority(context: CallContext) -> Priority:
         return Priority[name.upper()]
     except KeyError:
         raise invalid_argument("metadata x-priority", f"{name!r} is unknown; one of {', '.join(p.name for p in Priority)}") from None
+
+
+def tenant(context: CallContext) -> str:
+    """Whom the call is charged to (`x-tenant`), "" when it does not say; the first 128 characters count."""
+    return (metadata_value(context, TENANT_KEY) or "")[:LONGEST_TENANT]
 
 
 def propagated_metadata(context: CallContext) -> tuple[tuple[str, str], ...]:

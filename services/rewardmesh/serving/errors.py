@@ -7,10 +7,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from rewardmesh.v1 import common_pb2 as pb
+
+
+class ItemsLostError(Exception):
+    """Some items of a batch have no result, each for a reason that is known; the others keep theirs.
+
+    Attributes:
+        results: for each item of the batch, in order, what the engine returns for it, or the absence that stands for it.
+    """
+
+    def __init__(self, results: Sequence[Any]) -> None:
+        self.results = list(results)
+        self.absences = [result for result in self.results if isinstance(result, pb.Absence)]
+        super().__init__(f"{len(self.absences)} of {len(self.results)} items lost: {self.absences[0].detail if self.absences else ''}")
 
 
 class CallError(Exception):

@@ -24,8 +24,24 @@ COMPUTE_SECONDS = Histogram("rewardmesh_compute_seconds", "Time a batch takes to
 BATCH_TOKENS = Histogram("rewardmesh_batch_tokens", "Tokens really computed in a batch, after sharing.", ["service"], buckets=_TOKENS)
 BATCH_ITEMS = Histogram("rewardmesh_batch_items", "Items in a batch.", ["service"], buckets=_ITEMS)
 QUEUE_TOKENS = Gauge("rewardmesh_queue_tokens", "Tokens waiting in the queue.", ["service"])
+QUEUE_ITEMS = Gauge("rewardmesh_queue_items", "Items waiting in the queue, by priority class.", ["service", "priority"])
+REFUSED_CALLS = Counter("rewardmesh_refused_calls", "Calls refused at the door; reason is queue_full or deadline.", ["service", "reason"])
+REFUSED_ITEMS = Counter(
+    "rewardmesh_refused_items", "Items of refused calls, as far as they were counted before the refusal.", ["service", "reason"]
+)
+TENANT_TOKENS = Counter(
+    "rewardmesh_tenant_tokens", "Tokens computed for each tenant that has a configured weight, and for all others.", ["service", "tenant"]
+)
 INFLIGHT_ITEMS = Gauge("rewardmesh_inflight_items", "Items accepted and not yet answered.", ["service"])
 MODEL_INFO = Gauge("rewardmesh_model_info", "1 for the active version of each model.", ["service", "model", "version", "fingerprint"])
+CACHE_HITS = Counter(
+    "rewardmesh_cache_hits",
+    "Items that needed no computing of their own; tier is memory, redis, or flight (another caller's computation).",
+    ["service", "tier"],
+)
+CACHE_MISSES = Counter("rewardmesh_cache_misses", "Items with an identity that had to be computed.", ["service"])
+CACHE_BYTES = Gauge("rewardmesh_cache_bytes", "Memory that kept results take, bookkeeping included.", ["service"])
+CACHE_ERRORS = Counter("rewardmesh_cache_errors", "Failed, slow or corrupt exchanges with the shared cache.", ["service"])
 REWARD = Histogram("rewardmesh_reward", "Rewards given.", ["model"], buckets=(-10, -5, -2, -1, -0.5, 0, 0.25, 0.5, 0.75, 1, 2, 5, 10))
 
 

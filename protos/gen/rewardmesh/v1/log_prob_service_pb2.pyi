@@ -530,6 +530,7 @@ class StreamNextLogitsResponse(_message.Message):
     LOGITS_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     REMAINDER_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     remainder: _builtins.float
     """Probability mass in [0, 1] outside the top k."""
     @_builtins.property
@@ -540,19 +541,29 @@ class StreamNextLogitsResponse(_message.Message):
     def token_ids(self) -> _common_pb2.Int32Array:
         """Ids of the top k; unset for the whole vocabulary."""
 
+    @_builtins.property
+    def policy(self) -> _common_pb2.ModelRef:
+        """The policy version that answers, the same for the whole stream; only in the first message."""
+
     def __init__(
         self,
         *,
         logits: _common_pb2.Float32Array | None = ...,
         token_ids: _common_pb2.Int32Array | None = ...,
         remainder: _builtins.float = ...,
+        policy: _common_pb2.ModelRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_token_ids", b"_token_ids", "logits", b"logits", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_policy", b"_policy", "_token_ids", b"_token_ids", "logits", b"logits", "policy", b"policy", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_token_ids", b"_token_ids", "logits", b"logits", "remainder", b"remainder", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_policy", b"_policy", "_token_ids", b"_token_ids", "logits", b"logits", "policy", b"policy", "remainder", b"remainder", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__policy: _TypeAlias = _typing.Literal["policy"]  # noqa: Y015
+    _WhichOneofArgType__policy: _TypeAlias = _typing.Literal["_policy", b"_policy"]  # noqa: Y015
     _WhichOneofReturnType__token_ids: _TypeAlias = _typing.Literal["token_ids"]  # noqa: Y015
     _WhichOneofArgType__token_ids: _TypeAlias = _typing.Literal["_token_ids", b"_token_ids"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__policy) -> _WhichOneofReturnType__policy | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__token_ids) -> _WhichOneofReturnType__token_ids | None: ...
 
 Global___StreamNextLogitsResponse: _TypeAlias = StreamNextLogitsResponse  # noqa: Y015

@@ -1,0 +1,1 @@
+"""Other people's protocols in front of our services, for trainers that are not ours."""
