@@ -119,7 +119,7 @@ def test_gradients_agree(load: Load, sequences: list[list[int]]) -> None:
         for packed in (True, False):
             model.set_attn_implementation(PACKED if packed else "sdpa")
             states, rows, _ = sequence_states(model, sequences, packed=packed, first=first)
-            torch.stack([states[r].square().sum() for r in rows]).sum().backward()
+            torch.stack([states[r].square().sum() for r in rows]).sum().backward()  # type: ignore[no-untyped-call]
             found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
             model.zero_grad(set_to_none=True)
     finally:
