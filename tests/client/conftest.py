@@ -1,14 +1,19 @@
 """Fake servers on real sockets: the network is the process edge of a client."""
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from rewardmesh.client import pack_floats, unpack_ints
 from rewardmesh.v1 import (
     common_pb2,
     generation_service_pb2,
@@ -35,8 +40,10 @@ def outcome(sample: common_pb2.Sample) -> common_pb2.Outcome:
 class FakeServer:
     """Scores a sample by the length of its completion; `hook` sees every request first and may abort."""
 
-    def __init__(self) -> None:
+    def __init__(self, ip: str = "127.0.0.1", port: int = 0) -> None:
+        self.ip = ip
         self.hook: Hook = lambda request, context: None
+        self.policy_version = 1
         self.requests: list[Any] = []
         self.metadata: list[dict[str, Any]] = []
         self.lock = threading.Lock()
@@ -50,8 +57,8 @@ class FakeServer:
         judge_service_pb2_grpc.add_JudgeServiceServicer_to_server(_Judge(self), self.server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
         self.set_health("SERVING")
-        self.port = self.server.add_insecure_port("127.0.0.1:0")
-        self.address = f"127.0.0.1:{self.port}"
+        self.port = self.server.add_insecure_port(f"{ip}:{port}")
+        self.address = f"{ip}:{self.port}"
         self.server.start()
 
     def seen(self, request: Any, context: grpc.ServicerContext) -> None:
@@ -94,6 +101,9 @@ class _Verifier(verifier_service_pb2_grpc.VerifierServiceServicer):
             verdict = verifier_service_pb2.Verdict(status=1 if right else 2, score=float(right))  # type: ignore[arg-type]
             verdicts.append(verifier_service_pb2.VerdictOutcome(sample_id=sample.id, verdict=verdict))
         return verifier_service_pb2.VerifyResponse(outcomes=verdicts)
+
+    def StreamVerify(self, request_iterator: Any, context: Any) -> Any:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no streams here")
 
     def ListVerifiers(self, request: Any, context: Any) -> Any:
         self.fake.seen(request, context)
@@ -166,10 +176,25 @@ class _LogProb(log_prob_service_pb2_grpc.LogProbServiceServicer):
         return log_prob_service_pb2.ScoreTokensResponse(outcomes=outcomes)
 
     def ScoreSuffixes(self, request: Any, context: Any) -> Any:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no suffixes here")
+        self.fake.seen(request, context)
+        outcomes = []
+        for prefix in request.prefixes:
+            values = pack_floats(-float(prefix.token_ids.length + suffix.length) for suffix in request.suffixes)
+            outcomes.append(
+                log_prob_service_pb2.SuffixScoresOutcome(prefix_id=prefix.id, scores=log_prob_service_pb2.SuffixScores(values=values))
+            )
+        return log_prob_service_pb2.ScoreSuffixesResponse(outcomes=outcomes)
 
     def StreamNextLogits(self, request_iterator: Any, context: Any) -> Any:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no logits here")
+        seen: list[int] = []
+        for request in request_iterator:
+            seen += unpack_ints(request.token_ids)
+            self.fake.seen(request, context)
+            # What was said so far, as logits: a test sees whether a session that was taken up again still knows all of it.
+            reply = log_prob_service_pb2.StreamNextLogitsResponse(logits=pack_floats(seen), remainder=0.25)
+            if request.policy.name:
+                reply.policy.CopyFrom(common_pb2.ModelRef(name=request.policy.name, version=self.fake.policy_version))
+            yield reply
 
 
 class _Judge(judge_service_pb2_grpc.JudgeServiceServicer):
@@ -196,19 +221,26 @@ class _Judge(judge_service_pb2_grpc.JudgeServiceServicer):
         return judge_service_pb2.GradeResponse(outcomes=outcomes)
 
     def Rank(self, request: Any, context: Any) -> Any:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no ranking here")
+        self.fake.seen(request, context)
+        outcomes = []
+        for group in request.groups:
+            lengths = [len(each.text) for each in group.completions]
+            order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+            ranking = judge_service_pb2.Ranking(order=order, scores=[length / 10 for length in lengths])
+            outcomes.append(judge_service_pb2.RankingOutcome(group_id=group.id, ranking=ranking))
+        return judge_service_pb2.RankResponse(outcomes=outcomes)
 
     def Critique(self, request: Any, context: Any) -> Any:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "no critique here")
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[], FakeServer]]:
+def serve() -> Iterator[Callable[..., FakeServer]]:
     """Start fake servers; all are stopped at the end of the test."""
     started: list[FakeServer] = []
 
-    def start() -> FakeServer:
-        started.append(FakeServer())
+    def start(ip: str = "127.0.0.1", port: int = 0) -> FakeServer:
+        started.append(FakeServer(ip, port))
         return started[-1]
 
     yield start
@@ -217,5 +249,46 @@ def serve() -> Iterator[Callable[[], FakeServer]]:
 
 
 @pytest.fixture
-def fake(serve: Callable[[], FakeServer]) -> FakeServer:
+def fake(serve: Callable[..., FakeServer]) -> FakeServer:
     return serve()
+
+
+class ReplicaProcess:
+    """A replica in a process of its own (see replica_process.py)."""
+
+    def __init__(self, seconds: float) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("replica_process.py")), "--seconds", str(seconds)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def wait(self) -> None:
+        assert self.process.stdout
+        self.address = f"127.0.0.1:{int(self.process.stdout.readline())}"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def freeze(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., list[ReplicaProcess]]]:
+    """spawn(count, seconds=0.0): replicas in processes of their own, which may be killed and frozen."""
+    started: list[ReplicaProcess] = []
+
+    def start(count: int, seconds: float = 0.0) -> list[ReplicaProcess]:
+        new = [ReplicaProcess(seconds) for _ in range(count)]
+        started.extend(new)
+        for replica in new:
+            replica.wait()
+        return new
+
+    yield start
+    for replica in started:
+        replica.kill()
+        assert replica.process.stdout
+        replica.process.stdout.close()

@@ -23,7 +23,9 @@ from rewardmesh.client import (
     Violation,
     generation_prompt,
     pair,
+    rank_group,
     sample,
+    token_prefix,
     token_sequence,
 )
 from rewardmesh.v1 import common_pb2, generation_service_pb2, judge_service_pb2, mesh_service_pb2, reward_service_pb2
@@ -36,12 +38,12 @@ NO_RETRIES = ChannelOptions(max_attempts=1)
 def call(request: pytest.FixtureRequest) -> Call:
     """call(address, method, *args, client={...}, **kwargs): the same call through either client; streams become lists."""
 
-    def blocking(address: str, method: str, *args: Any, client: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    def blocking(address: str, method: str, /, *args: Any, client: dict[str, Any] | None = None, **kwargs: Any) -> Any:
         with Client(address, **(client or {})) as opened:
             result = getattr(opened, method)(*args, **kwargs)
             return list(result) if isinstance(result, Iterator) else result
 
-    def asynchronous(address: str, method: str, *args: Any, client: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    def asynchronous(address: str, method: str, /, *args: Any, client: dict[str, Any] | None = None, **kwargs: Any) -> Any:
         async def run() -> Any:
             async with AsyncClient(address, **(client or {})) as opened:
                 result = getattr(opened, method)(*args, **kwargs)
@@ -233,6 +235,32 @@ def test_score_tokens_is_sequence_major(fake: Any, call: Call) -> None:
     assert [(each.sequence_id, each.policy.name, each.value) for each in absent] == [(id, policy, None) for id in "abc" for policy in "pq"]
 
 
+def test_rank(fake: Any, call: Call) -> None:
+    groups = [rank_group(id, "prompt", ["a", "ccc", "bb"]) for id in "xyz"]
+    found = call(fake.address, "rank", groups, model="j", template="t", client={"chunk_items": 2})
+    assert [(each.group_id, each.order) for each in found] == [(id, (1, 2, 0)) for id in "xyz"]
+    assert found[0].scores == pytest.approx((0.1, 0.3, 0.2))
+    assert (fake.requests[0].model.name, fake.requests[0].template, fake.requests[0].method) == ("j", "t", 1)
+    nobody = {"channel_options": NO_RETRIES}
+    absent = call("127.0.0.1:1", "rank", groups, client=nobody)
+    assert [(each.group_id, each.order, each.scores) for each in absent] == [(id, None, ()) for id in "xyz"]
+    with pytest.raises(ValueError, match="at least 2"):
+        rank_group("x", "prompt", ["alone"])
+    with pytest.raises(ValueError, match="BEST"):
+        call(fake.address, "rank", groups, method="BEST")
+
+
+def test_score_suffixes(fake: Any, call: Call) -> None:
+    prefixes = [token_prefix(id, [1] * length) for length, id in enumerate("abc", 1)]
+    found = call(fake.address, "score_suffixes", prefixes, [[7], [8, 9]], policy="p", normalise="MEAN", client={"chunk_items": 2})
+    assert [(each.prefix_id, list(each.values)) for each in found] == [("a", [-2, -3]), ("b", [-3, -4]), ("c", [-4, -5])]
+    assert (fake.requests[0].policy.name, fake.requests[0].normalise) == ("p", 2)
+    (absent,) = call("127.0.0.1:1", "score_suffixes", prefixes[:1], [[7]], client={"channel_options": NO_RETRIES})
+    assert (absent.prefix_id, absent.values, absent.absence.reason) == ("a", None, AbsenceReason.INFRASTRUCTURE)
+    with pytest.raises(ValueError, match="SUM or MEAN"):
+        call(fake.address, "score_suffixes", prefixes, [[7]], normalise="MEDIAN")
+
+
 def test_select_best_and_programs(fake: Any, call: Call) -> None:
     selection = call(fake.address, "select_best", samples(3))
     assert selection.best_sample_id == "s2"
@@ -250,7 +278,7 @@ def test_generate_fills_in_what_did_not_come(fake: Any, call: Call) -> None:
     assert [each.completion.text for each in generations] == ["a0", "a1", "b0", "b1"]
 
     def hook(request: Any, context: grpc.ServicerContext) -> None:
-        if len(fake.requests) == 4 + 3:
+        if len(fake.requests) >= 4 + 3:
             context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
 
     fake.hook = hook

@@ -11,7 +11,6 @@ import grpc
 import pytest
 
 from rewardmesh.client import AbsenceReason, AsyncClient, CallFailed, ChannelOptions, Client, sample, service_config
-from rewardmesh.client.channel import resolve_target
 
 Serve = Callable[[], Any]
 
@@ -36,13 +35,11 @@ def forget(servers: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("form", ["ipv4:{}", "{}"])
-def test_round_robin_spreads(serve: Serve, form: str) -> None:
+def test_calls_are_spread(serve: Serve, form: str) -> None:
     servers = [serve() for _ in range(3)]
     with Client(form.format(",".join(server.address for server in servers))) as client:
-        settled(client, lambda: all(server.requests for server in servers))
-        forget(servers)
-        assert scored(client, 30) == 30
-    assert [len(server.requests) for server in servers] == [10, 10, 10]
+        assert scored(client, 60) == 60
+    assert min(len(server.requests) for server in servers) >= 10  # of two equally loaded ones the one that rested longer
 
 
 @pytest.mark.parametrize("form", ["dns:///localhost:{}", "localhost:{}", "127.0.0.1:{}", "ipv4:127.0.0.1:{}"])
@@ -64,7 +61,8 @@ def test_a_dead_replica_is_skipped(serve: Serve) -> None:
 def test_a_replica_that_stops_serving_is_skipped_until_it_serves(serve: Serve) -> None:
     servers = [serve(), serve()]
     servers[0].set_health("NOT_SERVING")
-    with Client(",".join(server.address for server in servers)) as client:
+    options = ChannelOptions(initial_backoff_s=0.01, eject_after=1, ejection_s=0.2, max_ejection_s=0.5)
+    with Client(",".join(server.address for server in servers), channel_options=options) as client:
         assert scored(client, 20) == 20
         assert [len(server.requests) for server in servers] == [0, 20]
         servers[0].set_health("SERVING")
@@ -108,8 +106,8 @@ def test_the_retry_budget_stops_retrying(fake: Any) -> None:
     options = ChannelOptions(max_attempts=4, initial_backoff_s=0.01, retry_budget=10)
     with Client(fake.address, channel_options=options) as client:
         scored(client, 20)
-    # Ten tokens, half of them to spend: one call with four attempts, one with part of them, and none is retried after.
-    assert 20 <= len(fake.requests) <= 20 + 5
+    # Ten tokens at first, and a tenth of one for each call.
+    assert 30 <= len(fake.requests) <= 20 + 10 + 2
 
 
 def test_health(fake: Any) -> None:
@@ -165,32 +163,9 @@ def test_garbage_is_an_error(garbage: str) -> None:
     assert caught.value.code is grpc.StatusCode.INTERNAL
 
 
-@pytest.mark.parametrize(
-    ("target", "resolved"),
-    [
-        ("scorer:50051", "scorer:50051"),
-        ("dns:///scorer:50051", "dns:///scorer:50051"),
-        ("ipv4:10.0.0.1:1,10.0.0.2:1", "ipv4:10.0.0.1:1,10.0.0.2:1"),
-        ("10.0.0.1:1, 10.0.0.2:2", "ipv4:10.0.0.1:1,10.0.0.2:2"),
-        ("localhost:1,localhost:2", "ipv4:127.0.0.1:1,127.0.0.1:2"),
-        ("[::1]:1,[::2]:2", "ipv6:[::1]:1,[::2]:2"),
-    ],
-)
-def test_resolve_target(target: str, resolved: str) -> None:
-    assert resolve_target(target) == resolved
-
-
-@pytest.mark.parametrize("target", ["", "a.example:1,b.example:2", "10.0.0.1,10.0.0.2", "10.0.0.1:1,[::1]:2", "10.0.0.1:1,"])
-def test_unusable_targets_are_refused(target: str) -> None:
-    with pytest.raises(ValueError):
-        resolve_target(target)
-
-
 def test_service_config_switches() -> None:
     full = json.loads(service_config(ChannelOptions(health_service="judge")))
     assert full["loadBalancingConfig"] == [{"round_robin": {}}]
     assert full["healthCheckConfig"] == {"serviceName": "judge"}
-    bare = json.loads(service_config(ChannelOptions(health_check=False, max_attempts=1)))
-    assert "healthCheckConfig" not in bare
-    assert "retryThrottling" not in bare
-    assert "retryPolicy" not in bare["methodConfig"][0]
+    assert "methodConfig" not in full  # retries of gRPC's own would multiply with ours
+    assert "healthCheckConfig" not in json.loads(service_config(ChannelOptions(health_check=False)))

@@ -8,13 +8,28 @@ with Client("127.0.0.1:50051") as client:
 """
 
 from rewardmesh.client._async import AsyncClient
-from rewardmesh.client._base import HealthStatus, Priority
+from rewardmesh.client._base import HealthStatus, Normalisation, Priority, RankingMethod
+from rewardmesh.client._next_logits import AsyncNextLogitsSession, NextLogitsSession
 from rewardmesh.client._sync import Client
 from rewardmesh.client.arrays import pack_floats, pack_ints, unpack_floats, unpack_ints
+from rewardmesh.client.balancing import AioBalancedChannel, BalancedChannel, ChannelStatistics, ReplicaStatistics
 from rewardmesh.client.channel import ChannelOptions, open_aio_channel, open_channel, service_config
 from rewardmesh.client.errors import CallFailed, Violation
 from rewardmesh.client.jsonl import ProgramScorer, RewardScorer, VerifierScorer, score_jsonl
-from rewardmesh.client.messages import Model, Prompt, answer, generation_prompt, message, messages, model_ref, pair, sample, token_sequence
+from rewardmesh.client.messages import (
+    Model,
+    Prompt,
+    answer,
+    generation_prompt,
+    message,
+    messages,
+    model_ref,
+    pair,
+    rank_group,
+    sample,
+    token_prefix,
+    token_sequence,
+)
 from rewardmesh.client.results import (
     Absence,
     AbsenceReason,
@@ -23,9 +38,12 @@ from rewardmesh.client.results import (
     Evaluations,
     Generation,
     Grades,
+    NextLogits,
     Preference,
+    Ranking,
     Score,
     Selection,
+    SuffixScores,
     TokenScores,
     Verdict,
 )
@@ -33,9 +51,13 @@ from rewardmesh.client.results import (
 __all__ = [
     "Absence",
     "AbsenceReason",
+    "AioBalancedChannel",
     "AsyncClient",
+    "AsyncNextLogitsSession",
+    "BalancedChannel",
     "CallFailed",
     "ChannelOptions",
+    "ChannelStatistics",
     "Client",
     "Component",
     "Evaluation",
@@ -44,13 +66,20 @@ __all__ = [
     "Grades",
     "HealthStatus",
     "Model",
+    "NextLogits",
+    "NextLogitsSession",
+    "Normalisation",
     "Preference",
     "Priority",
     "ProgramScorer",
     "Prompt",
+    "Ranking",
+    "RankingMethod",
+    "ReplicaStatistics",
     "RewardScorer",
     "Score",
     "Selection",
+    "SuffixScores",
     "TokenScores",
     "Verdict",
     "VerifierScorer",
@@ -65,9 +94,11 @@ __all__ = [
     "pack_floats",
     "pack_ints",
     "pair",
+    "rank_group",
     "sample",
     "score_jsonl",
     "service_config",
+    "token_prefix",
     "token_sequence",
     "unpack_floats",
     "unpack_ints",

@@ -8,41 +8,34 @@ a wrong request raises CallFailed.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import aclosing
-from typing import Any, Self, TypeVar
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any
 
 import grpc
 from grpc import aio
 
-from rewardmesh.client import _batches, _streams
+from rewardmesh.client import _batches, _streams, _verify_stream
+from rewardmesh.client._async_judge import AsyncJudge
+from rewardmesh.client._async_log_prob import AsyncLogProb
 from rewardmesh.client._base import (
     HEALTH_METHOD,
-    ClientBase,
     HealthReply,
     HealthRequest,
     HealthStatus,
     Metadata,
-    Priority,
     evaluate_options,
     health_options,
     health_status,
     remaining_s,
 )
-from rewardmesh.client._converse import StreamBroken, converse, iterate
-from rewardmesh.client.channel import ChannelOptions, open_aio_channel
+from rewardmesh.client._resume import Resumes
+from rewardmesh.client.channel import open_aio_channel
 from rewardmesh.client.errors import CallFailed, absence_of, call_failed
 from rewardmesh.client.messages import Model
-from rewardmesh.client.results import Absence, Evaluations, Generation, Grades, Preference, Score, Selection, TokenScores, Verdict
-from rewardmesh.v1.common_pb2 import ModelRef, Sample
+from rewardmesh.client.results import Evaluations, Generation, Score, Selection, Verdict
+from rewardmesh.v1.common_pb2 import Sample
 from rewardmesh.v1.generation_service_pb2 import GenerateRequest
-from rewardmesh.v1.generation_service_pb2_grpc import GenerationServiceStub
-from rewardmesh.v1.judge_service_pb2 import Pair
-from rewardmesh.v1.judge_service_pb2_grpc import JudgeServiceStub
-from rewardmesh.v1.log_prob_service_pb2 import LogProbWants, TokenSequence
-from rewardmesh.v1.log_prob_service_pb2_grpc import LogProbServiceStub
 from rewardmesh.v1.mesh_service_pb2 import DescribeProgramRequest, DescribeProgramResponse, ListProgramsRequest
-from rewardmesh.v1.mesh_service_pb2_grpc import MeshServiceStub
 from rewardmesh.v1.model_service_pb2 import (
     ActivateVersionRequest,
     ActivateVersionResponse,
@@ -55,64 +48,16 @@ from rewardmesh.v1.model_service_pb2 import (
     UnloadVersionRequest,
     UnloadVersionResponse,
 )
-from rewardmesh.v1.model_service_pb2_grpc import ModelServiceStub
 from rewardmesh.v1.reward_service_pb2 import ScoreOptions
-from rewardmesh.v1.reward_service_pb2_grpc import RewardServiceStub
 from rewardmesh.v1.verifier_service_pb2 import ListVerifiersRequest, VerifierInfo
-from rewardmesh.v1.verifier_service_pb2_grpc import VerifierServiceStub
-
-T = TypeVar("T")
-Q = TypeVar("Q")
-A = TypeVar("A")
-R = TypeVar("R")
-Out = TypeVar("Out")
 
 
-class AsyncClient(ClientBase):
+class AsyncClient(AsyncJudge, AsyncLogProb):
     """Calls any server of the mesh; make it inside the running event loop that will use it (settings: see `ClientBase`).
 
     Raw stubs for what has no method here: `mesh`, `reward`, `judge`, `verifier`, `log_prob`, `generation`, `model`;
     send `client.metadata()` with them.
     """
-
-    def __init__(
-        self,
-        target: str,
-        *,
-        timeout_s: float | None = 60.0,
-        tenant: str = "",
-        priority: Priority = "",
-        chunk_items: int = 256,
-        concurrency: int = 4,
-        channel_options: ChannelOptions | None = None,
-    ) -> None:
-        super().__init__(
-            target,
-            timeout_s=timeout_s,
-            tenant=tenant,
-            priority=priority,
-            chunk_items=chunk_items,
-            concurrency=concurrency,
-            channel_options=channel_options,
-        )
-        self.channel = open_aio_channel(target, self._channel_options)
-        self.mesh = MeshServiceStub(self.channel)
-        self.reward = RewardServiceStub(self.channel)
-        self.judge = JudgeServiceStub(self.channel)
-        self.verifier = VerifierServiceStub(self.channel)
-        self.log_prob = LogProbServiceStub(self.channel)
-        self.generation = GenerationServiceStub(self.channel)
-        self.model = ModelServiceStub(self.channel)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connections; calls in flight are cancelled."""
-        await self.channel.close()
 
     async def score(
         self,
@@ -139,43 +84,6 @@ class AsyncClient(ClientBase):
         """Score samples as they come; one result a sample, in any order. When the connection breaks, what is left becomes absences."""
         return self._stream(self.reward.StreamScores, _streams.score_stream(options, model), samples, timeout_s, metadata)
 
-    async def compare(
-        self,
-        pairs: Iterable[Pair],
-        *,
-        model: Model = None,
-        template: str = "",
-        both_orders: bool = True,
-        votes: int = 0,
-        temperature: float = 0.0,
-        seed: int = 0,
-        want_rationale: bool = False,
-        timeout_s: float | None = None,
-        metadata: Metadata = None,
-    ) -> list[Preference]:
-        """Ask a judge which answer of each pair is better; one result a pair, in order. votes=0 reads probabilities instead of sampling."""
-        like = _batches.compare_request(model, template, both_orders, votes, temperature, seed, want_rationale)
-        batch = _batches.compare(pairs, self._chunk_items, like)
-        return await self._batch(self.judge.Compare, batch, timeout_s, metadata)
-
-    async def grade(
-        self,
-        samples: Iterable[Sample],
-        *,
-        model: Model = None,
-        rubric: str = "",
-        votes: int = 0,
-        temperature: float = 0.0,
-        seed: int = 0,
-        want_rationale: bool = False,
-        timeout_s: float | None = None,
-        metadata: Metadata = None,
-    ) -> list[Grades]:
-        """Ask a judge for grades by a rubric it knows, or by each sample's own criteria; one result a sample, in order."""
-        like = _batches.grade_request(model, rubric, votes, temperature, seed, want_rationale)
-        batch = _batches.grade(samples, self._chunk_items, like)
-        return await self._batch(self.judge.Grade, batch, timeout_s, metadata)
-
     async def verify(
         self,
         samples: Iterable[Sample],
@@ -189,24 +97,21 @@ class AsyncClient(ClientBase):
         batch = _batches.verify(samples, self._chunk_items, verifier, options)
         return await self._batch(self.verifier.Verify, batch, timeout_s, metadata)
 
+    def stream_verify(
+        self,
+        samples: Iterable[Sample] | AsyncIterable[Sample],
+        verifier: str,
+        *,
+        options: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+        metadata: Metadata = None,
+    ) -> AsyncIterator[Verdict]:
+        """Check samples as they come, many a message; one result a sample, in any order."""
+        return _verify_stream.stream_verify_async(self, samples, verifier, options=options, timeout_s=timeout_s, metadata=metadata)
+
     async def list_verifiers(self, *, timeout_s: float | None = None, metadata: Metadata = None) -> list[VerifierInfo]:
         """The verifiers of the server, by name."""
         return list((await self._unary(self.verifier.ListVerifiers, ListVerifiersRequest(), timeout_s, metadata)).verifiers)
-
-    async def score_tokens(
-        self,
-        sequences: Iterable[TokenSequence],
-        *,
-        policies: Sequence[str | ModelRef] = (),
-        temperature: float = 0.0,
-        want: LogProbWants | None = None,
-        timeout_s: float | None = None,
-        metadata: Metadata = None,
-    ) -> list[TokenScores]:
-        """Log-probabilities of completion tokens: for each sequence in order, one result a policy (one result when no policy is named)."""
-        like = _batches.score_tokens_request(policies, temperature, want)
-        batch = _batches.score_tokens(sequences, self._chunk_items, like)
-        return await self._batch(self.log_prob.ScoreTokens, batch, timeout_s, metadata)
 
     async def generate(
         self, request: GenerateRequest, *, timeout_s: float | None = None, metadata: Metadata = None
@@ -214,16 +119,24 @@ class AsyncClient(ClientBase):
         """Sample completions, each as it ends, in any order; n for each prompt, the missing ones as absences when the connection breaks."""
         generating = _streams.Generating(request)
         deadline = self._deadline(timeout_s)
-        call = self.generation.Generate(request, timeout=remaining_s(deadline), metadata=self.metadata(metadata))
-        try:
-            async for reply in call:
-                yield generating.receive(reply)
-            generating.end()
-        except aio.AioRpcError as error:
-            for generation in generating.give_up(absence_of(call_failed(error))):
-                yield generation
-        finally:
-            call.cancel()
+        resumes, sent = Resumes(self.channel, deadline), self.metadata(metadata)
+        while True:
+            call = self.generation.Generate(request, timeout=remaining_s(deadline), metadata=sent)
+            try:
+                async for reply in call:
+                    yield generating.receive(reply)
+                generating.end()
+                return
+            except aio.AioRpcError as error:
+                failure = call_failed(error)
+                wait_s = None if generating.begun else resumes.wait_s(failure, False)
+            finally:
+                call.cancel()
+            if wait_s is None:
+                for generation in generating.give_up(absence_of(failure)):
+                    yield generation
+                return
+            await asyncio.sleep(wait_s)
 
     async def get_model(self, name: str = "", *, timeout_s: float | None = None, metadata: Metadata = None) -> GetModelResponse:
         """Versions and capabilities of a model; "" for the default one."""
@@ -325,65 +238,3 @@ class AsyncClient(ClientBase):
                 if failure.code is grpc.StatusCode.NOT_FOUND:
                     return "SERVICE_UNKNOWN"
                 raise
-
-    async def _unary(self, call: "aio.UnaryUnaryMultiCallable[Q, A]", request: Q, timeout_s: float | None, metadata: Metadata) -> A:
-        return await _send(call, request, self._deadline(timeout_s), self.metadata(metadata))
-
-    async def _batch(
-        self, call: "aio.UnaryUnaryMultiCallable[Q, A]", batch: _batches.Batch[Q, A, Out], timeout_s: float | None, metadata: Metadata
-    ) -> Out:
-        deadline, sent = self._deadline(timeout_s), self.metadata(metadata)
-        gate = asyncio.Semaphore(self._concurrency)
-
-        async def send(request: Q) -> A | Absence:
-            async with gate:
-                try:
-                    return await _send(call, request, deadline, sent)
-                except CallFailed as failure:
-                    return absence_of(failure)
-
-        tasks = [asyncio.ensure_future(send(request)) for request in batch.requests]
-        try:
-            replies = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        return _batches.read_replies(batch, replies)
-
-    async def _stream(
-        self,
-        call: "aio.StreamStreamMultiCallable[Q, A]",
-        stream: _streams.Stream[T, Q, A, R],
-        items: Iterable[T] | AsyncIterable[T],
-        timeout_s: float | None,
-        metadata: Metadata,
-    ) -> AsyncGenerator[R, None]:
-        source = iterate(items)
-
-        async def requests() -> AsyncGenerator[Q, None]:
-            yield stream.first
-            async for item in source:
-                yield stream.send(item)
-
-        running = call(timeout=timeout_s, metadata=self.metadata(metadata))
-        try:
-            async with aclosing(converse(running, requests())) as replies:
-                async for reply in replies:
-                    yield stream.receive(reply)
-            stream.end()
-        except StreamBroken as broken:
-            absence = absence_of(broken.failure)
-            for result in stream.give_up(absence):
-                yield result
-            async for item in source:
-                stream.send(item)
-                for result in stream.give_up(absence):
-                    yield result
-
-
-async def _send(call: "aio.UnaryUnaryMultiCallable[Q, A]", request: Q, deadline: float | None, metadata: tuple[tuple[str, str], ...]) -> A:
-    try:
-        return await call(request, timeout=remaining_s(deadline), metadata=metadata)
-    except aio.AioRpcError as error:
-        raise call_failed(error) from error

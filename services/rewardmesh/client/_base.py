@@ -14,6 +14,8 @@ from rewardmesh.v1.common_pb2 import ModelRef
 from rewardmesh.v1.mesh_service_pb2 import EvaluateOptions
 
 Priority = Literal["", "TRAINING", "INTERACTIVE", "BATCH"]
+RankingMethod = Literal["ALL_PAIRS", "SPARSE", "LISTWISE"]
+Normalisation = Literal["SUM", "MEAN"]
 Metadata = Mapping[str, str] | None
 HealthStatus = Literal["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"]
 
@@ -27,7 +29,7 @@ _HEALTH: tuple[HealthStatus, ...] = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVI
 class ClientBase:
     """Settings of a client.
 
-    target: "host:port", "host:port,host:port" (IP addresses) or any gRPC name ("dns:///scorer:50051").
+    target: "host:port", "host:port,host:port" or any gRPC name ("dns:///scorer:50051"): a name's addresses are its replicas.
     timeout_s: seconds a call may take, retries and all chunks included; None for no limit. Streams have a limit only when a call gives one.
     tenant, priority: sent with every call; "" for none.
     chunk_items, concurrency: a call of many items is cut into chunks of so many, so many of them in flight.

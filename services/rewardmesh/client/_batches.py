@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import grpc
 from google.protobuf.struct_pb2 import Struct
 
+from rewardmesh.client.arrays import pack_ints
 from rewardmesh.client.errors import CallFailed
 from rewardmesh.client.messages import Model, model_ref
 from rewardmesh.client.results import (
@@ -19,8 +20,10 @@ from rewardmesh.client.results import (
     Evaluations,
     Grades,
     Preference,
+    Ranking,
     Score,
     Selection,
+    SuffixScores,
     TokenScores,
     Verdict,
 )
@@ -34,8 +37,24 @@ from rewardmesh.v1.judge_service_pb2 import (
     GradesOutcome,
     Pair,
     PreferenceOutcome,
+    RankGroup,
+    RankingOutcome,
+    RankMethod,
+    RankRequest,
+    RankResponse,
 )
-from rewardmesh.v1.log_prob_service_pb2 import LogProbWants, ScoreTokensRequest, ScoreTokensResponse, TokenLogProbsOutcome, TokenSequence
+from rewardmesh.v1.log_prob_service_pb2 import (
+    LogProbWants,
+    ScoreSuffixesRequest,
+    ScoreSuffixesResponse,
+    ScoreTokensRequest,
+    ScoreTokensResponse,
+    SuffixNormalisation,
+    SuffixScoresOutcome,
+    TokenLogProbsOutcome,
+    TokenPrefix,
+    TokenSequence,
+)
 from rewardmesh.v1.mesh_service_pb2 import EvaluateOptions, EvaluateRequest, EvaluateResponse, SelectBestRequest, SelectBestResponse
 from rewardmesh.v1.mesh_service_pb2 import Evaluation as EvaluationMessage
 from rewardmesh.v1.reward_service_pb2 import ScoreOptions, ScoreRequest, ScoreResponse
@@ -152,6 +171,57 @@ def grade(samples: Iterable[Sample], size: int, like: GradeRequest) -> Batch[Gra
             chunks,
             lambda chunk, reply: _checked(chunk, [Grades.from_proto(o) for o in reply.outcomes], _sample_id),
             lambda item, absence: Grades.from_proto(GradesOutcome(sample_id=item.id, absence=absence.to_proto())),
+        ),
+    )
+
+
+def rank_request(model: Model, template: str, method: str, repeats: int) -> RankRequest:
+    if method not in ("ALL_PAIRS", "SPARSE", "LISTWISE"):
+        raise ValueError(f"unknown ranking method {method!r}: one of ALL_PAIRS, SPARSE, LISTWISE")
+    return RankRequest(model=model_ref(model), template=template, method=RankMethod.Value(f"RANK_METHOD_{method}"), repeats=repeats)
+
+
+def rank(groups: Iterable[RankGroup], size: int, like: RankRequest) -> Batch[RankRequest, RankResponse, list[Ranking]]:
+    chunks = _chunks(unique(groups, "group"), size)
+    return Batch(
+        [_extended(like, RankRequest(groups=chunk)) for chunk in chunks],
+        _flat(
+            chunks,
+            lambda chunk, reply: _checked(chunk, [Ranking.from_proto(o) for o in reply.outcomes], lambda found: found.group_id),
+            lambda item, absence: Ranking.from_proto(RankingOutcome(group_id=item.id, absence=absence.to_proto())),
+        ),
+    )
+
+
+def score_suffixes_request(suffixes: Iterable[Iterable[int]], policy: Model, normalise: str, temperature: float) -> ScoreSuffixesRequest:
+    if normalise not in ("SUM", "MEAN"):
+        raise ValueError(f"unknown normalisation {normalise!r}: SUM or MEAN")
+    return ScoreSuffixesRequest(
+        policy=model_ref(policy),
+        suffixes=[pack_ints(suffix) for suffix in suffixes],
+        normalise=SuffixNormalisation.Value(f"SUFFIX_NORMALISATION_{normalise}"),
+        temperature=temperature,
+    )
+
+
+def score_suffixes(
+    prefixes: Iterable[TokenPrefix], size: int, like: ScoreSuffixesRequest
+) -> Batch[ScoreSuffixesRequest, ScoreSuffixesResponse, list[SuffixScores]]:
+    chunks = _chunks(unique(prefixes, "prefix"), size)
+
+    def present(chunk: list[TokenPrefix], reply: ScoreSuffixesResponse) -> list[SuffixScores]:
+        found = _checked(chunk, [SuffixScores.from_proto(o) for o in reply.outcomes], lambda scores: scores.prefix_id)
+        for scores in found:
+            if scores.values is not None and len(scores.values) != len(like.suffixes):
+                raise broken_promise(f"{len(scores.values)} values for {len(like.suffixes)} suffixes on {scores.prefix_id!r}")
+        return found
+
+    return Batch(
+        [_extended(like, ScoreSuffixesRequest(prefixes=chunk)) for chunk in chunks],
+        _flat(
+            chunks,
+            present,
+            lambda item, absence: SuffixScores.from_proto(SuffixScoresOutcome(prefix_id=item.id, absence=absence.to_proto())),
         ),
     )
 
@@ -299,7 +369,7 @@ def _read_evaluations(chunk: list[Sample], reply: EvaluateResponse) -> Evaluatio
     return evaluations
 
 
-M = TypeVar("M", CompareRequest, GradeRequest, ScoreTokensRequest)
+M = TypeVar("M", CompareRequest, GradeRequest, RankRequest, ScoreSuffixesRequest, ScoreTokensRequest)
 
 
 def _extended(like: M, more: M) -> M:

@@ -41,6 +41,15 @@ class Stream(Generic[T, Q, A, R]):
         self._pending[self.ids(item)[0]] = item
         return self.request(item)
 
+    @property
+    def waiting(self) -> int:
+        """Items that are sent and not answered."""
+        return len(self._pending)
+
+    def unanswered(self) -> list[T]:
+        """Those items, in the order they were sent."""
+        return list(self._pending.values())
+
     def receive(self, reply: A) -> R:
         """Read a reply; one that answers nothing that was sent raises CallFailed."""
         try:
@@ -108,12 +117,18 @@ class Generating:
     """A running `generate` call: reads replies and knows which completions have not come."""
 
     def __init__(self, request: GenerateRequest) -> None:
+        self._begun = False
         seen: set[str] = set()
         for prompt in request.prompts:
             if not prompt.id or prompt.id in seen:
                 raise ValueError(f"duplicate prompt id {prompt.id!r}" if prompt.id else "a prompt has no id")
             seen.add(prompt.id)
         self._missing = dict.fromkeys((prompt.id, index) for prompt in request.prompts for index in range(max(1, request.n)))
+
+    @property
+    def begun(self) -> bool:
+        """Whether a completion has come."""
+        return self._begun
 
     def receive(self, reply: GenerateResponse) -> Generation:
         """Read a reply; one that was not asked for raises CallFailed."""
@@ -124,6 +139,7 @@ class Generating:
         if (reply.prompt_id, reply.index) not in self._missing:
             raise broken_promise(f"completion {reply.index} of {reply.prompt_id!r} was not asked for, or came twice")
         del self._missing[reply.prompt_id, reply.index]
+        self._begun = True
         return generation
 
     def end(self) -> None:

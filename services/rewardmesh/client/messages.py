@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from rewardmesh.client.arrays import pack_floats, pack_ints
 from rewardmesh.v1.common_pb2 import Completion, Context, FinishReason, Message, ModelRef, Role, Sample
 from rewardmesh.v1.generation_service_pb2 import GenerationPrompt
-from rewardmesh.v1.judge_service_pb2 import Pair
-from rewardmesh.v1.log_prob_service_pb2 import TokenSequence
+from rewardmesh.v1.judge_service_pb2 import Pair, RankGroup
+from rewardmesh.v1.log_prob_service_pb2 import TokenPrefix, TokenSequence
 
 Prompt = str | Sequence[Message | tuple[str, str]]
 Model = str | ModelRef | None
@@ -110,6 +110,26 @@ def pair(
         references=references,
         context=context,
     )
+
+
+def rank_group(
+    id: str,
+    prompt: Prompt,
+    completions: Iterable[str | Completion],
+    *,
+    references: Sequence[str] = (),
+    context: Context | None = None,
+) -> RankGroup:
+    """Answers to one prompt, at least two, for `rank`."""
+    answers = [each if isinstance(each, Completion) else answer(each) for each in completions]
+    if len(answers) < 2:
+        raise ValueError(f"group {id!r} has {len(answers)} answers; a ranking takes at least 2")
+    return RankGroup(id=id, prompt=messages(prompt), completions=answers, references=references, context=context)
+
+
+def token_prefix(id: str, token_ids: Iterable[int]) -> TokenPrefix:
+    """A prefix as token ids, for `score_suffixes`."""
+    return TokenPrefix(id=id, token_ids=pack_ints(token_ids))
 
 
 def token_sequence(id: str, prompt_ids: Iterable[int], completion_ids: Iterable[int]) -> TokenSequence:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from google.protobuf.duration_pb2 import Duration
 
-from rewardmesh.client.arrays import unpack_floats
+from rewardmesh.client.arrays import unpack_floats, unpack_ints
 from rewardmesh.v1 import (
     common_pb2,
     generation_service_pb2,
@@ -144,6 +144,23 @@ class Grades:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """A judge's ranking of a group: `order` holds indices of its answers, best first, `scores` one mean win probability an answer."""
+
+    group_id: str
+    order: tuple[int, ...] | None
+    absence: Absence | None
+    scores: tuple[float, ...]
+    message: judge_service_pb2.RankingOutcome
+
+    @classmethod
+    def from_proto(cls, message: judge_service_pb2.RankingOutcome) -> "Ranking":
+        absence = _absence(message, "ranking")
+        order = None if absence else tuple(message.ranking.order)
+        return cls(message.group_id, order, absence, tuple(message.ranking.scores), message)
+
+
+@dataclass(frozen=True)
 class TokenScores:
     """Log-probabilities of one sequence under one policy: `value` is their sum, `log_probs` one value a completion token (nats)."""
 
@@ -164,6 +181,39 @@ class TokenScores:
         if absence:
             return cls(message.sequence_id, None, absence, None, message)
         return cls(message.sequence_id, message.log_probs.sum, None, unpack_floats(message.log_probs.log_probs), message)
+
+
+@dataclass(frozen=True)
+class SuffixScores:
+    """Log-likelihoods of all suffixes on one prefix, in the request's order (nats, or nats a token)."""
+
+    prefix_id: str
+    values: "array[float] | None"
+    absence: Absence | None
+    message: log_prob_service_pb2.SuffixScoresOutcome
+
+    @classmethod
+    def from_proto(cls, message: log_prob_service_pb2.SuffixScoresOutcome) -> "SuffixScores":
+        absence = _absence(message, "scores")
+        return cls(message.prefix_id, None if absence else unpack_floats(message.scores.values), absence, message)
+
+
+@dataclass(frozen=True)
+class NextLogits:
+    """A next-token distribution: `logits` of the whole vocabulary, or of `token_ids` only, with the probability `remainder` of others."""
+
+    logits: "array[float]"
+    token_ids: "array[int] | None"
+    remainder: float
+    message: log_prob_service_pb2.StreamNextLogitsResponse
+
+    @classmethod
+    def from_proto(cls, message: log_prob_service_pb2.StreamNextLogitsResponse) -> "NextLogits":
+        token_ids = unpack_ints(message.token_ids) if message.HasField("token_ids") else None
+        logits = unpack_floats(message.logits)
+        if token_ids is not None and len(token_ids) != len(logits):
+            raise ValueError(f"{len(logits)} logits for {len(token_ids)} token ids")
+        return cls(logits, token_ids, message.remainder, message)
 
 
 @dataclass(frozen=True)
@@ -248,7 +298,9 @@ _OneofOutcome = (
     | verifier_service_pb2.VerdictOutcome
     | judge_service_pb2.PreferenceOutcome
     | judge_service_pb2.GradesOutcome
+    | judge_service_pb2.RankingOutcome
     | log_prob_service_pb2.TokenLogProbsOutcome
+    | log_prob_service_pb2.SuffixScoresOutcome
     | generation_service_pb2.GenerateResponse
 )
 

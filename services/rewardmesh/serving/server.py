@@ -51,6 +51,8 @@ class Server:
             ("grpc.max_connection_age_ms", int(config.max_connection_age_seconds * 1e3)),
             ("grpc.max_connection_age_grace_ms", int(config.drain_seconds * 1e3)),
             ("grpc.so_reuseport", 0),
+            # Clients probe silent connections every 10 s; gRPC's default breaks them off after a few probes.
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ]
         self._grpc = grpc.aio.server(interceptors=[server_interceptor(), CallInterceptor(load)], options=options)
         self._health = health.aio.HealthServicer()
