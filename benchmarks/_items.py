@@ -50,7 +50,7 @@ def read_questions(data: Path | None, count: int) -> tuple[list[Question], str]:
     """`count` questions and where they come from; `data` is the file of real ones, its folder, or None.
 
     Raises:
-        ValueError: the file has too few questions with four different answers.
+        ValueError: the file has too few questions with four answers.
     """
     if data is None:
         return [_varied(problem) for problem in generate(count, 0, "train")], "generated arithmetic word problems, 4 varied answers each"
@@ -59,15 +59,15 @@ def read_questions(data: Path | None, count: int) -> tuple[list[Question], str]:
     with file.open(encoding="utf-8") as lines:
         for line in lines:
             record = json.loads(line)
-            answers = tuple(dict.fromkeys(answer["solution"] for answer in record["answers"] if answer["solution"].strip()))
+            answers = _different([answer["solution"] for answer in record["answers"] if answer["solution"].strip()])
             if len(answers) >= ANSWERS:
-                questions.append(Question(record["question"], answers[:ANSWERS]))
+                questions.append(Question(record["question"], tuple(answers[:ANSWERS])))
             if len(questions) == count:
                 return questions, "GSM8K questions, 4 model answers each"
-    raise ValueError(f"{file}: has {len(questions)} questions with {ANSWERS} different answers, {count} are wanted")
+    raise ValueError(f"{file}: has {len(questions)} questions with {ANSWERS} answers, {count} are wanted")
 
 
-def write_model(folder: Path, questions: Sequence[Question], shape: Shape) -> int:
+def write_model(folder: Path, questions: Sequence[Question], shape: Shape, dtype: str = "float32") -> int:
     """Write a Qwen2-shaped reward model with random weights and its tokenizer; returns its number of parameters."""
     tokenizer = _train_tokenizer([text for question in questions for text in (question.text, *question.answers)])
     config = AutoConfig.for_model(
@@ -85,7 +85,7 @@ def write_model(folder: Path, questions: Sequence[Question], shape: Shape) -> in
         bos_token_id=tokenizer.eos_token_id,
     )
     torch.manual_seed(0)
-    model: Any = AutoModelForSequenceClassification.from_config(config)
+    model: Any = AutoModelForSequenceClassification.from_config(config, dtype=getattr(torch, dtype))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return int(model.num_parameters())
@@ -102,6 +102,13 @@ def _train_tokenizer(texts: Sequence[str]) -> Any:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<eos>")
     fast.chat_template = CHAT_TEMPLATE
     return fast
+
+
+def _different(answers: Sequence[str]) -> list[str]:
+    """The different answers first; then those that repeat one, with a full stop more each time: what is scored twice is scored once."""
+    found = dict.fromkeys(answers)
+    repeated = [answer for place, answer in enumerate(answers) if answer in answers[:place]]
+    return [*found, *(answer + "." * number for number, answer in enumerate(repeated, 1))]
 
 
 def _varied(problem: Problem) -> Question:

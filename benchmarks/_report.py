@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,18 +20,34 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure and the least value it must have."""
+    """A figure and the least value it must have, or the greatest it may have."""
 
     name: str
     value: float
     unit: str
     bar: float
     met: bool
+    sign: str = "≥"
 
     @classmethod
     def at_least(cls, name: str, value: float, unit: str, bar: float) -> Bar:
         """A figure that must reach `bar`."""
         return cls(name, value, unit, bar, value >= bar)
+
+    @classmethod
+    def at_most(cls, name: str, value: float, unit: str, bar: float) -> Bar:
+        """A figure that must not exceed `bar`."""
+        return cls(name, value, unit, bar, value <= bar, "≤")
+
+    def record(self) -> dict[str, Any]:
+        """As reports keep it: name, value, unit, bar, met."""
+        return {"name": self.name, "value": self.value, "unit": self.unit, "bar": self.bar, "met": self.met}
+
+    def row(self) -> list[str]:
+        """As a table shows it: name, value, wanted, met."""
+        unit = f" {self.unit}" if self.unit else ""
+        value = f"{self.value:,.0f}" if abs(self.value) >= 1000 else f"{self.value:.3g}"
+        return [self.name, f"{value}{unit}", f"{self.sign} {self.bar:,g}{unit}", "yes" if self.met else "**no**"]
 
 
 @dataclass(frozen=True)
@@ -64,28 +80,34 @@ def write_results(folder: Path, name: str, results: Mapping[str, Any], title: st
     """Write NAME.json, NAME.md and NAME.png; returns the Markdown file. `results` holds "machine" and "bars"."""
     folder.mkdir(parents=True, exist_ok=True)
     bars: Sequence[Bar] = results["bars"]
-    document = {**results, "bars": [asdict(bar) for bar in bars]}
+    document = {**results, "bars": [bar.record() for bar in bars]}
     (folder / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
     figure.savefig(folder / f"{name}.png", dpi=144, bbox_inches="tight")
-    machine = results["machine"]
-    versions = ", ".join(f"{key} {value}" for key, value in machine["versions"].items())
     lines = [
         f"# {title}",
         "",
         notes,
         "",
-        *_markdown(table),
+        *markdown(table),
         "",
         f"![{title}]({name}.png)",
         "",
-        *_markdown(Table(("bar", "value", "wanted", "met"), [_bar_row(bar) for bar in bars])),
+        *markdown(Table(("bar", "value", "wanted", "met"), [bar.row() for bar in bars])),
         "",
-        f"Machine: {machine['processor']}, {machine['usable_cores']} cores, {machine['threads']} threads, {machine['memory_gib']} GiB; "
-        f"load before the run {machine['load_before']}. {machine['system']}, Python {machine['python']}, {versions}. {machine['time']}.",
+        machine_line(results["machine"]),
         "",
     ]
     (folder / f"{name}.md").write_text("\n".join(lines))
     return folder / f"{name}.md"
+
+
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """A sentence about what `describe_machine` found."""
+    versions = ", ".join(f"{key} {value}" for key, value in machine["versions"].items())
+    return (
+        f"Machine: {machine['processor']}, {machine['usable_cores']} cores, {machine['threads']} threads, {machine['memory_gib']} GiB; "
+        f"load before the run {machine['load_before']}. {machine['system']}, Python {machine['python']}, {versions}. {machine['time']}."
+    )
 
 
 def bar_figure(labels: Sequence[str], values: Sequence[float], spreads: Sequence[tuple[float, float]], xlabel: str) -> Figure:
@@ -108,13 +130,10 @@ def bar_figure(labels: Sequence[str], values: Sequence[float], spreads: Sequence
     return figure
 
 
-def _markdown(table: Table) -> list[str]:
+def markdown(table: Table) -> list[str]:
+    """Lines of a Markdown table."""
     lines = [table.columns, ["---"] * len(table.columns), *table.rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
-
-
-def _bar_row(bar: Bar) -> list[str]:
-    return [bar.name, f"{bar.value:.2f} {bar.unit}", f"≥ {bar.bar:g} {bar.unit}", "yes" if bar.met else "**no**"]
 
 
 def _processor() -> str:
