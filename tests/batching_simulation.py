@@ -60,7 +60,9 @@ class Simulation:
         self.queue: Queue[float] = Queue(weights or {})
         self.costs = CostModel()
         self.admission = Admission(self.queue, self.costs, limit_tokens=limit, budget_tokens=budget, workers=workers)
-        self.former: Former[float] = Former(self.queue, self.costs, budget_tokens=budget, max_wait_s=max_wait_s, invariant=False)
+        self.former: Former[float] = Former(
+            self.queue, self.costs, budget_tokens=budget, target_tokens=budget, max_wait_s=max_wait_s, invariant=False
+        )
         self.seconds = seconds
         self.free = list(range(workers))
         self.ends: list[tuple[float, int]] = []  # when which worker is free again

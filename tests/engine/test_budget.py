@@ -19,6 +19,7 @@ from rewardmesh.engine.budget import (
     SEQUENCE_TOKENS,
     SMALLEST,
     SMALLEST_BUDGET,
+    WHOLE_GROUP,
     Measured,
     choose,
     measure,
@@ -146,7 +147,7 @@ def test_a_model_that_refuses_made_up_input_is_served_all_the_same(reward_model:
 
     monkeypatch.setattr(module, "SMALL_MODEL", 0)
     monkeypatch.setattr(model.__class__, "scores", lambda self, sequences: refuse(sequences))
-    assert with_budget(ModelServerConfig(model=str(reward_model)), model, "scores").budget_tokens == SMALLEST_BUDGET
+    assert with_budget(ModelServerConfig(model=str(reward_model)), model, "scores").target_tokens == SMALLEST_BUDGET
 
 
 def test_falling_throughput_ends_it() -> None:
@@ -176,8 +177,9 @@ def test_a_server_measures_the_method_it_will_call(
     monkeypatch.setattr(module, "SMALL_MODEL", 0)
     monkeypatch.setattr(module, "MEASURE_S", 0.5)
     found = with_budget(config, model, ability)
-    assert SMALLEST <= found.budget_tokens <= LARGEST_CPU
-    assert found.model_copy(update={"budget_tokens": 0, "workers": 0}) == config
+    assert SMALLEST <= found.target_tokens <= LARGEST_CPU
+    assert found.budget_tokens == max(found.target_tokens, WHOLE_GROUP)
+    assert found.model_copy(update={"budget_tokens": 0, "target_tokens": 0, "workers": 0}) == config
     fixed = with_budget(ModelServerConfig(model=str(path), budget_tokens=77, workers=3), model, ability)
     assert (fixed.budget_tokens, fixed.workers) == (77, 3), "what is configured stays"
     with pytest.raises(ValueError, match="no token budget"):

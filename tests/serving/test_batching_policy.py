@@ -23,11 +23,19 @@ class Waiting:
     """A queue with a former, and tickets that know what they are."""
 
     def __init__(
-        self, *, weights: dict[str, float] | None = None, max_wait_s: float = 1e9, budget: int = BUDGET, invariant: bool = False
+        self,
+        *,
+        weights: dict[str, float] | None = None,
+        max_wait_s: float = 1e9,
+        budget: int = BUDGET,
+        target: int = 0,
+        invariant: bool = False,
     ) -> None:
         self.queue: Queue[str] = Queue(weights or {})
         self.costs = CostModel()
-        self.former: Former[str] = Former(self.queue, self.costs, budget_tokens=budget, max_wait_s=max_wait_s, invariant=invariant)
+        self.former: Former[str] = Former(
+            self.queue, self.costs, budget_tokens=budget, target_tokens=target or budget, max_wait_s=max_wait_s, invariant=invariant
+        )
 
     def add(
         self, *works: Work[str], priority: int = 1, tenant: str = "", deadline: float = math.inf, now: float = 0.0
@@ -311,3 +319,18 @@ def test_memory_follows_what_waits() -> None:
     assert held < 20_000
     assert len(queue._groups) <= 10
     assert sum(map(len, waiting.batches())) == 10
+
+
+def test_only_a_group_makes_a_batch_of_more_than_the_target() -> None:
+    """Batches that suit the caches, but the answers to one prompt stay together while the budget has room for them."""
+    waiting = Waiting(budget=100, target=30)
+    alone = [Work(f"alone {n}", lane="v1", group=f"alone {n}", tokens=10) for n in range(5)]
+    group = [Work(f"answer {n}", lane="v1", group="prompt", tokens=30, shared_tokens=20) for n in range(6)]
+    waiting.add(*alone[:2])
+    waiting.add(*group)
+    waiting.add(*alone[2:])
+    batches = []
+    while waiting.queue:
+        batches.append([ticket.work.payload for ticket in waiting.form().tickets])
+    assert [f"answer {n}" for n in range(6)] in batches
+    assert sorted(len(batch) for batch in batches if "answer 0" not in batch) == [2, 3]

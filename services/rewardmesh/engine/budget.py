@@ -1,12 +1,13 @@
 """The token budget of a batch, found by measuring the model itself when a server starts.
 
 Throughput rises with the size of a batch until the machine is busy. From there on larger batches only make everybody wait longer, and on
-a CPU they leave its caches and become slower again. The budget is the smallest size, of at least `SMALLEST_BUDGET` tokens, that comes
+a CPU they leave its caches and become slower again. The target is the smallest size, of at least `SMALLEST_BUDGET` tokens, that comes
 within 3 % of the best; up to twice that where it does so too, for whole groups fill a larger batch better. It is found by running
 made-up batches of 256, 512, 1024, 1536, 2048, 3072, ... tokens, without anything to share, through the method that the service will
 call, on as many threads as will compute. Measuring ends when it would take too long, when the next
 size could take too large a part of the free memory, or when throughput falls. Nothing that arrives should have to wait for a running
-batch longer than about `LONGEST_BATCH_S`; where the machine is so slow, the budget is less.
+batch longer than about `LONGEST_BATCH_S`; where the machine is so slow, the target is less. The budget is the target too, but for one
+group whose answers share a prompt: it may make a batch of up to `WHOLE_GROUP` tokens.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ SMALL_MODEL = 5_000_000
 SEQUENCE_TOKENS = 256
 SMALLEST, LARGEST_CPU, LARGEST_GPU = 256, 16384, 131072
 SMALLEST_BUDGET = 1024
+WHOLE_GROUP = 4096
+"""Tokens up to which the answers to one prompt are computed in one batch: cut, they would compute the prompt anew for each part."""
 LONGEST_BATCH_S = 2.0
 NEARLY_BEST = 0.97
 FALLING = 0.85
@@ -78,20 +81,22 @@ def with_budget(config: C, model: ServedModel, ability: Ability) -> C:
         ability: the method that the service calls.
     """
     workers = worker_count(config)
-    budget = config.budget_tokens or DEFAULT_BUDGET
+    budget, target = config.budget_tokens or DEFAULT_BUDGET, config.target_tokens
     # With batch_invariant a budget that differs after a restart would cut large groups elsewhere, and change the last bit of their scores.
     if not (config.budget_tokens or config.batch_invariant) and model.engine == "transformers" and model.parameters > SMALL_MODEL:
         table = _measured(config, model, ability, workers)
-        budget = choose(table)
+        target = target or choose(table)
+        budget = max(target, WHOLE_GROUP)
         log.info(
             "token budget measured",
             model=model.name,
             workers=workers,
             budget_tokens=budget,
+            target_tokens=target,
             tokens_per_second={row.tokens: round(workers * row.tokens_per_second) for row in table},
             memory_mib={row.tokens: round(row.memory_bytes / 2**20) for row in table},
         )
-    return config.model_copy(update={"workers": workers, "budget_tokens": budget})
+    return config.model_copy(update={"workers": workers, "budget_tokens": budget, "target_tokens": target})
 
 
 def _measured(config: ModelServerConfig, model: ServedModel, ability: Ability, workers: int) -> list[Measured]:

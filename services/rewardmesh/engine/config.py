@@ -35,6 +35,11 @@ class ModelServerConfig(ServerConfig):
     budget_tokens: int = Field(
         0, ge=0, description="most tokens really computed in a batch, after sharing prompts; 0 finds it by measuring the model at start-up"
     )
+    target_tokens: int = Field(
+        0,
+        ge=0,
+        description="a batch is closed at so many tokens if that cuts no group; 0: the fastest size if it is measured, else the budget",
+    )
     prefix_cache_mib: int = Field(
         256, ge=0, description="memory for keys and values of prefixes that batches have in common, MiB a version; 0 for none"
     )
@@ -59,6 +64,7 @@ class ModelServerConfig(ServerConfig):
 
         return BatcherOptions(
             budget_tokens=self.budget_tokens,
+            target_tokens=self.target_tokens,
             max_queue_tokens=self.max_queue_tokens,
             batch_invariant=self.batch_invariant,
             max_wait_seconds=self.max_wait_seconds,

@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rewardmesh.engine.forward import classification_outputs, classification_scores, has_classification_head, why_not_packed
 from rewardmesh.engine.interface import Ability, Pair, ServedModel
+from rewardmesh.engine.linear import use_linear
 from rewardmesh.engine.log_probs import Extra, TokenStatistics, completion_statistics, next_token_log_probs, why_no_logits
 from rewardmesh.engine.packing import MIN_SHARED_TOKENS, TokenIds
 from rewardmesh.engine.prefix_cache import PrefixCache
@@ -224,6 +225,7 @@ def load_model(
     if (directory / MANIFEST).exists():
         check_manifest(directory)
     model, tokenizer = read_model(path, kind, device=device, dtype=dtype)
+    use_linear(model)
     prefixes = PrefixCache(prefix_cache_bytes) if prefix_cache_bytes else None
     if pack and kind == "causal" and (problem := why_no_logits(model)):
         raise LoadError(f"{path}: {type(model).__name__} cannot be served for log-probabilities: {problem}")

@@ -18,6 +18,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from rewardmesh.engine.forward import sequence_states
+from rewardmesh.engine.linear import linear
 from rewardmesh.engine.packing import TokenIds
 from rewardmesh.engine.prefix_cache import PrefixCache
 
@@ -281,7 +282,7 @@ def _logits(model: Any, states: torch.Tensor, start: int, stop: int) -> torch.Te
     """float32 [rows, stop - start] of the head's logits, with the soft cap of models that have one."""
     head = model.get_output_embeddings()
     bias = None if head.bias is None else head.bias[start:stop]
-    logits = torch.nn.functional.linear(states, head.weight[start:stop], bias).float()  # new memory: callers may overwrite it
+    logits = linear(states, head.weight[start:stop], bias).float()  # new memory: callers may overwrite it
     if scale := getattr(model, "logit_scale", None):  # Cohere
         logits.mul_(scale)
     if divisor := getattr(model.config, "logits_scaling", None):  # Granite

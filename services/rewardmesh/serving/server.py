@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from rewardmesh.serving.config import ServerConfig
 from rewardmesh.serving.interceptor import CallInterceptor, Load
 from rewardmesh.serving.logs import configure_logging, get_logger
+from rewardmesh.serving.memory import keep_freed_memory
 from rewardmesh.serving.metrics import start_metrics_server
 from rewardmesh.serving.tracing import configure_tracing, server_interceptor
 
@@ -121,6 +122,7 @@ class Server:
 def run_server(create: Callable[[C], Awaitable[Server]], config: C, name: str) -> None:
     """Run one server in this process until it is told to stop; returns when everything is closed."""
     configure_logging(name, config.log_format, config.log_level)
+    keep_freed_memory()
     provider = configure_tracing(name, config.replica, config.otlp_endpoint)
 
     async def main() -> None:

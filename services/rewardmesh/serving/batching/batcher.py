@@ -32,6 +32,7 @@ class BatcherOptions(TypedDict):
     """The part of a Batcher's arguments that comes from the configuration; see there."""
 
     budget_tokens: int
+    target_tokens: int
     max_queue_tokens: int
     batch_invariant: bool
     max_wait_seconds: float
@@ -48,6 +49,7 @@ class Batcher(Generic[P, R]):
         compute: runs on a worker thread: (lane, payloads) -> one (result, tokens really computed) a payload.
         service: label of the metrics.
         budget_tokens: most tokens really computed in a batch (a single larger item is computed alone).
+        target_tokens: a batch is closed at so many, if that cuts no group; 0 for the budget.
         max_queue_tokens: more waiting than this is refused with RESOURCE_EXHAUSTED.
         batch_invariant: every group of a call is a batch of its own, so that a score can never depend on what else was waiting:
             replays are equal to the bit, at some cost in throughput.
@@ -64,6 +66,7 @@ class Batcher(Generic[P, R]):
         *,
         service: str,
         budget_tokens: int,
+        target_tokens: int = 0,
         max_queue_tokens: int,
         batch_invariant: bool = False,
         max_wait_seconds: float = 30.0,
@@ -75,8 +78,11 @@ class Batcher(Generic[P, R]):
         self._service = service
         self._queue: Queue[R] = Queue(dict(tenant_weights or {}))
         costs = CostModel()
-        self._admission = Admission(self._queue, costs, limit_tokens=max_queue_tokens, budget_tokens=budget_tokens, workers=workers)
-        former = Former(self._queue, costs, budget_tokens=budget_tokens, max_wait_s=max_wait_seconds, invariant=batch_invariant)
+        target = min(target_tokens or budget_tokens, budget_tokens)
+        self._admission = Admission(self._queue, costs, limit_tokens=max_queue_tokens, budget_tokens=target, workers=workers)
+        former = Former(
+            self._queue, costs, budget_tokens=budget_tokens, target_tokens=target, max_wait_s=max_wait_seconds, invariant=batch_invariant
+        )
         self._inflight = metrics.INFLIGHT_ITEMS.labels(service)
         self._loop = asyncio.get_running_loop()
         self._workers: Workers[P, R] = Workers(
@@ -89,7 +95,7 @@ class Batcher(Generic[P, R]):
             number=workers,
             tenants=tuple(tenant_weights or ()),
             initialise=initialise,
-            budget_tokens=budget_tokens,
+            budget_tokens=target,
             max_delay_s=max_delay_seconds,
         )
         self._changed = self._workers.changed

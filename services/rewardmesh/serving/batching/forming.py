@@ -59,14 +59,18 @@ class Former(Generic[R]):
     Args:
         queue, costs: what waits, and how long it takes.
         budget_tokens: most tokens a batch may cost; a single larger item is a batch of its own.
+        target_tokens: a batch is closed at so many; only a group may make it more.
         max_wait_s: what has waited longer may go first.
         invariant: a batch is the items of one group of one call, cut by budget alone.
     """
 
-    def __init__(self, queue: Queue[R], costs: CostModel, *, budget_tokens: int, max_wait_s: float, invariant: bool) -> None:
+    def __init__(
+        self, queue: Queue[R], costs: CostModel, *, budget_tokens: int, target_tokens: int, max_wait_s: float, invariant: bool
+    ) -> None:
         self._queue = queue
         self._costs = costs
         self._budget = budget_tokens
+        self._target = target_tokens
         self._max_wait_s = max_wait_s
         self._invariant = invariant
         self._debt = 0.0  # tokens that aged items were given ahead of their share
@@ -80,8 +84,8 @@ class Former(Generic[R]):
             workers: that are free now. They divide what waits, but for groups, which stay whole.
         """
         filling = _Filling(self._queue, self._costs, self._budget, self._invariant, now, idle)
-        if workers > 1 and not self._invariant:
-            filling.part = max(self._queue.cost / workers, SMALLEST_PART)
+        if not self._invariant:
+            filling.part = min(self._target, max(self._queue.cost / workers, SMALLEST_PART))
         filling.batch.expired = self._queue.expired(now, MOST_DROPPED)
         aged = self._queue.oldest() if self._debt <= 0 else None
         if aged is not None and now - aged.arrived >= self._max_wait_s:
