@@ -48,7 +48,7 @@ proto: $(VENV)/.ready  ## generate protos/gen
 	buf generate --template protos/buf.gen.yaml 2>/dev/null
 
 bench: $(VENV)/.ready  ## figures into benchmarks/results
-	python -m benchmarks.packed_forward
+	python -m benchmarks.scoring --only A --model 16m --peers none
 
 bench-scoring: $(VENV)/.ready peers  ## us and every peer on the same model and text; SCORING="--only A --peers vllm" for parts
 	python -m benchmarks.scoring $(SCORING)

@@ -1,1 +1,1 @@
-"""Measurements, one module each: `python -m benchmarks.packed_forward` writes `benchmarks/results/packed_forward.{json,md,png}`."""
+"""Measurements, one module each: `python -m benchmarks.scoring` writes `benchmarks/results/scoring.{json,md,png}`."""

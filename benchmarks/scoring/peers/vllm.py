@@ -32,6 +32,7 @@ class VLLM(Contender):
         {"preload": "", "request": "64"},
         {"preload": "libiomp5.so", "request": "64"},
         {"preload": "libiomp5.so libtcmalloc_minimal.so.4", "request": "64"},
+        {"preload": "", "request": "64", "cores": "vLLM's own choice"},
     )
     calibrated_as = "vllm-plain"
 
@@ -56,7 +57,7 @@ class VLLM(Contender):
         cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[: setup.threads]))
         environment = {
             **thread_environment(setup.threads, variant),
-            "VLLM_CPU_OMP_THREADS_BIND": cores,
+            "VLLM_CPU_OMP_THREADS_BIND": "auto" if variant.get("cores") else cores,
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",

@@ -2,7 +2,7 @@
 
 Throughput rises with the size of a batch until the machine is busy. From there on larger batches only make everybody wait longer, and on
 a CPU they leave its caches and become slower again. The target is the smallest size, of at least `SMALLEST_BUDGET` tokens, that comes
-within 3 % of the best; up to twice that where it does so too, for whole groups fill a larger batch better. It is found by running
+within 1 % of the best; up to twice that where it does so too, for whole groups fill a larger batch better. It is found by running
 made-up batches of 256, 512, 1024, 1536, 2048, 3072, ... tokens, without anything to share, through the method that the service will
 call, on as many threads as will compute. Measuring ends when it would take too long, when the next
 size could take too large a part of the free memory, or when throughput falls. Nothing that arrives should have to wait for a running
@@ -43,7 +43,7 @@ SMALLEST_BUDGET = 1024
 WHOLE_GROUP = 4096
 """Tokens up to which the answers to one prompt are computed in one batch: cut, they would compute the prompt anew for each part."""
 LONGEST_BATCH_S = 2.0
-NEARLY_BEST = 0.97
+NEARLY_BEST = 0.99
 FALLING = 0.85
 MEMORY_SHARE = 0.5
 MEASURE_S = 5.0
