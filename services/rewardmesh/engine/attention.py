@@ -65,12 +65,11 @@ def packed_attention(
         if segment.path_ids is not None:
             span = slice(segment.start, segment.stop)
             plan.kept.setdefault(index, []).append((key[:, :, span].clone(), value[:, :, span].clone()))
-    plain = sliding_window is None and softcap is None and s_aux is None
-    if plain and query.is_cuda and query.dtype != torch.float32 and not torch.is_grad_enabled():
+    rules = _Rules(scaling, dropout, sliding_window, softcap, s_aux)
+    if rules.plain and query.is_cuda and query.dtype != torch.float32 and not torch.is_grad_enabled():
         return varlen_attention(query, key, value, plan, layer, scaling), None
     # In the last layer, only rows that are wanted need ask.
     starts = plan.query_starts if layer == module.config.num_hidden_layers - 1 else None
-    rules = _Rules(scaling, dropout, sliding_window, softcap, s_aux)
     return _Row(query, key, value, plan, layer, rules).attend(starts), None
 
 
@@ -84,15 +83,24 @@ class _Rules:
     softcap: float | None
     sinks: torch.Tensor | None
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan) -> torch.Tensor:
-        """The last rows of a run of keys, causally: [1, heads, n, width]."""
+    @property
+    def plain(self) -> bool:
+        """Whether every token sees all before it, by the softmax of the bare logits."""
+        return self.window is None and self.softcap is None and self.sinks is None
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, joined: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The last rows of a run of keys, causally: [1, heads, n, width]; with log-sum-exps when they are `joined` with others."""
         queries, keys = q.shape[2], k.shape[2]
         window = self.window if self.window is not None and self.window < keys else None
         causal = queries == keys and window is None
         if self.softcap is not None or self.sinks is not None:
-            return self._by_formula(q, k, v, plan.mask(queries, keys, window, q.dtype, q.device))
+            return self._by_formula(q, k, v, plan.mask(queries, keys, window, q.dtype, q.device)), None
         mask = None if causal or (queries == 1 and window is None) else plan.mask(queries, keys, window, q.dtype, q.device)
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout, is_causal=causal, scale=self.scaling)
+        if joined:
+            return _flash(q, k, v, causal, mask, self.scaling)
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout, is_causal=causal, scale=self.scaling), None
 
     def _by_formula(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         logits = q @ k.transpose(2, 3) * (self.scaling or q.shape[3] ** -0.5)
@@ -123,8 +131,7 @@ class _Row:
         self._plan = plan
         self._layer = layer
         self._rules = rules
-        plain = rules.window is None and rules.softcap is None and rules.sinks is None
-        long = plain and query.device.type == "cpu" and not torch.is_grad_enabled()
+        long = rules.plain and query.device.type == "cpu" and not torch.is_grad_enabled()
         self._long = [long and segment.tokens >= LONG_TOKENS for segment in plan.segments]
 
     def attend(self, starts: tuple[int, ...] | None) -> torch.Tensor:
@@ -164,11 +171,7 @@ class _Row:
         k = torch.cat([*keys, self._key[:, :, own]], dim=2) if keys else self._key[:, :, own]
         v = torch.cat([*values, self._value[:, :, own]], dim=2) if values else self._value[:, :, own]
         q = self._query[:, :, start : segment.stop]
-        if not joined:
-            return self._rules.attend(q, k, v, self._plan), None
-        causal = k.shape[2] == queries
-        mask = None if causal or queries == 1 else self._plan.mask(queries, k.shape[2], None, q.dtype, q.device)
-        return _flash(q, k, v, causal, mask, self._rules.scaling)
+        return self._rules.attend(q, k, v, self._plan, joined)
 
     def _join_long(self, row: torch.Tensor, sums: torch.Tensor, starts: tuple[int, ...] | None) -> None:
         """Add to the row what its descendants get from each long segment; in place."""

@@ -85,6 +85,9 @@ class Plan:
 
     def rows(self, sequence: int) -> torch.Tensor:
         """int64: where in the row the tokens of one sequence lie, in order, from its first wanted position on."""
+        return self.memo(("rows", sequence), lambda: self._find_rows(sequence))
+
+    def _find_rows(self, sequence: int) -> torch.Tensor:
         first = self.first[sequence]
         parts = []
         for segment in (self.segments[i] for i in self.paths[sequence]):
