@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("memory_process.py")
 
 
 def measure(tokens: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.log_prob_memory", "--extras", "--top-k=2", f"--tokens={tokens}"]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=150)
+    command = [sys.executable, str(PROGRAM), "--extras", "--top-k=2", f"--tokens={tokens}"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=150)
     result: dict[str, float] = json.loads(done.stdout)
     return result
 

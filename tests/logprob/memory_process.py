@@ -1,7 +1,5 @@
 """Memory of log-probabilities over a large vocabulary: 8,192 tokens of 150,000 classes, all statistics, in a process of its own.
 
-    python -m benchmarks.log_prob_memory
-
 The whole matrix of logits would take tokens * vocabulary * 4 bytes (4.9 GB); what is printed is how much more resident memory the
 process needed at its peak than just before the call.
 """
@@ -10,24 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
-
-
-def measure(tokens: int = 8192, vocabulary: int = 150_000, *, top_k: int = 20, extras: bool = True, threads: int = 1) -> dict[str, float]:
-    """Run the measurement in a child process.
-
-    Returns:
-        extra_bytes: peak resident memory over that before the call; logits_bytes: what the whole matrix would take; seconds.
-    """
-    command = [sys.executable, __file__, "--child", f"--tokens={tokens}", f"--vocabulary={vocabulary}", f"--top-k={top_k}"]
-    command += [f"--threads={threads}", *(["--extras"] if extras else [])]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 def resident() -> tuple[int, int]:
@@ -37,7 +19,7 @@ def resident() -> tuple[int, int]:
     return now, peak
 
 
-def child(tokens: int, vocabulary: int, top_k: int, extras: bool, threads: int) -> dict[str, float]:
+def measure(tokens: int, vocabulary: int, top_k: int, extras: bool, threads: int) -> dict[str, float]:
     """One call on a policy with two small layers and a large vocabulary."""
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
@@ -83,13 +65,8 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--extras", action="store_true", help="entropy, self-certainty and margin too")
-    parser.add_argument("--child", action="store_true", help="measure in this process")
     args = parser.parse_args()
-    if args.child:
-        result = child(args.tokens, args.vocabulary, args.top_k, args.extras, args.threads)
-    else:
-        result = measure(args.tokens, args.vocabulary, top_k=args.top_k, extras=args.extras, threads=args.threads)
-    print(json.dumps(result))
+    print(json.dumps(measure(args.tokens, args.vocabulary, args.top_k, args.extras, args.threads)))
 
 
 if __name__ == "__main__":
