@@ -64,6 +64,7 @@ class Simulation:
             self.queue, self.costs, budget_tokens=budget, target_tokens=budget, max_wait_s=max_wait_s, invariant=False
         )
         self.seconds = seconds
+        self.workers = workers
         self.free = list(range(workers))
         self.ends: list[tuple[float, int]] = []  # when which worker is free again
         self.batches: list[tuple[float, float, Batch[float]]] = []
@@ -104,7 +105,7 @@ class Simulation:
     def _start(self, now: float, *, idle: bool) -> None:
         """Let the free workers form and compute batches."""
         while self.free and self.queue:
-            batch = self.former.form(now, idle=idle, workers=len(self.free))
+            batch = self.former.form(now, idle=idle, workers=self.workers, running_tokens=self.admission.running_tokens(now))
             for ticket in (*batch.expired, *batch.hopeless):
                 ticket.settle(Done(None, None))
             if not batch.tickets:

@@ -105,7 +105,7 @@ async def test_workers_compute_side_by_side_and_close_waits_for_all() -> None:
     assert len(gate.threads) == len(prepared) == 3
 
 
-async def test_a_large_call_is_divided_among_free_workers() -> None:
+async def test_a_large_call_is_divided_among_the_workers() -> None:
     gate = Gate()
     batcher = make(gate.compute, workers=2, budget_tokens=10_000)
     call = asyncio.create_task(batcher.submit([work(str(number), 100) for number in range(20)]))

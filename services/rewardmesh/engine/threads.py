@@ -6,6 +6,8 @@ that run beside each other do not. So by default a CPU gets one worker a thread;
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 
 import torch
@@ -14,6 +16,10 @@ from rewardmesh.engine.config import ModelServerConfig
 
 MOST_WORKERS = 8
 """Beyond that the memory that each batch takes, and the parts that Python computes alone, cost more than is gained."""
+
+
+NICENESS = 5
+"""By how much threads that compute stand behind those that receive and answer."""
 
 
 def worker_count(config: ModelServerConfig) -> int:
@@ -30,8 +36,13 @@ def worker_initialiser(config: ModelServerConfig, workers: int) -> Callable[[], 
     if config.engine != "transformers" or torch.device(config.device).type != "cpu":
         return None
     threads = max(total_threads(config) // workers, 1)
-    # With OpenMP the number holds for the thread that sets it.
-    return lambda: torch.set_num_threads(threads)
+
+    def initialise() -> None:
+        torch.set_num_threads(threads)  # with OpenMP the number holds for the thread that sets it
+        # The event loop answers, and refuses, while all processors compute: on Linux a thread has a niceness of its own.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+
+    return initialise
 
 
 def total_threads(config: ModelServerConfig) -> int:

@@ -42,17 +42,23 @@ class Admission:
         self._limit = limit_tokens
         self._batch_cost = float(budget_tokens)  # of batches that leave something behind: the overhead of a queue depends on it
         self._workers = workers
-        self._running: dict[int, tuple[float, float]] = {}  # worker: when its batch began, and its expected duration
+        self._running: dict[int, tuple[float, float, int]] = {}  # worker: when its batch began, its expected duration, its tokens
 
     def batch_began(self, worker: int, now: float, cost: int) -> None:
         """A worker computes from now on."""
-        self._running[worker] = now, self._costs.seconds(cost)
+        self._running[worker] = now, self._costs.seconds(cost), cost
         if self._queue:
             self._batch_cost += 0.2 * (max(cost, 1) - self._batch_cost)
 
     def batch_ended(self, worker: int) -> None:
         """A worker is free."""
         self._running.pop(worker, None)
+
+    def running_tokens(self, now: float) -> float:
+        """What is left to compute of the running batches, as far as that can be told."""
+        return sum(
+            cost * (max(1 - (now - began) / expected_s, 0.0) if expected_s else 1.0) for began, expected_s, cost in self._running.values()
+        )
 
     def wait_s(self, now: float) -> float:
         """Seconds until all that waits now is computed."""
@@ -90,7 +96,7 @@ class Admission:
 
     def _rest_s(self, now: float) -> float:
         # A batch that has taken longer than expected is expected to take as much longer again.
-        return sum(abs(began + expected_s - now) for began, expected_s in self._running.values() if expected_s)
+        return sum(abs(began + expected_s - now) for began, expected_s, _ in self._running.values() if expected_s)
 
 
 def _cost(works: Sequence[Work[Any]]) -> int:

@@ -19,7 +19,7 @@ from rewardmesh.serving.batching.tenants import Tenant
 from rewardmesh.serving.batching.work import Bundle, R, Ticket
 
 SMALLEST_PART = 512
-"""Tokens: what waits is not divided among free workers into smaller batches."""
+"""Tokens: what waits is not divided among workers into smaller batches."""
 WINDOW = 32
 """Bundles that are tried beyond those that fit, before a batch is closed."""
 MOST_DROPPED = 1024
@@ -75,17 +75,18 @@ class Former(Generic[R]):
         self._invariant = invariant
         self._debt = 0.0  # tokens that aged items were given ahead of their share
 
-    def form(self, now: float, *, idle: bool, workers: int = 1) -> Batch[R]:
+    def form(self, now: float, *, idle: bool, workers: int = 1, running_tokens: float = 0.0) -> Batch[R]:
         """Remove and return the best batch; empty when nothing is left to compute, or so much was dropped that it should be asked again.
 
         Args:
             idle: nothing was computed just before. Then the first item is computed whatever is expected of it: expectations are
                 corrected only by computing.
-            workers: that are free now. They divide what waits, but for groups, which stay whole.
+            workers: that compute. They divide what waits so that all end at about the same time, but for groups, which stay whole.
+            running_tokens: what the others have yet to compute of their batches.
         """
         filling = _Filling(self._queue, self._costs, self._budget, self._invariant, now, idle)
         if not self._invariant:
-            filling.part = min(self._target, max(self._queue.cost / workers, SMALLEST_PART))
+            filling.part = min(self._target, max((self._queue.cost + running_tokens) / workers, SMALLEST_PART))
         filling.batch.expired = self._queue.expired(now, MOST_DROPPED)
         aged = self._queue.oldest() if self._debt <= 0 else None
         if aged is not None and now - aged.arrived >= self._max_wait_s:

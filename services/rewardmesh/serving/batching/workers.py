@@ -80,7 +80,6 @@ class Workers(Generic[P, R]):
         # Callers choose their names; only those of the configuration may become labels.
         self._tenant_tokens = {name: metrics.TENANT_TOKENS.labels(service, name) for name in (*tenants, OTHER)}
         self._initialise = initialise
-        self._waiting = 0
         self._job_runs = False
         self._threads = [
             threading.Thread(target=self._work, args=(index,), name=f"{service}-engine-{index}", daemon=True) for index in range(number)
@@ -146,7 +145,7 @@ class Workers(Generic[P, R]):
             idle = not self._queue
             self._admission.batch_ended(index)
             while not (self._queue or self._job_waits or self.closed):
-                self._wait()
+                self.changed.wait()
             if not self._job_waits:
                 self._linger()
             if self.closed:
@@ -155,7 +154,7 @@ class Workers(Generic[P, R]):
                 self._job_runs = True
                 return self.jobs.popleft(), Batch()
             now = time.monotonic()
-            batch = self._former.form(now, idle=idle, workers=1 + self._waiting)
+            batch = self._former.form(now, idle=idle, workers=len(self._threads), running_tokens=self._admission.running_tokens(now))
             if batch.tickets:
                 self._admission.batch_began(index, now, batch.cost)
             self.gauge()
@@ -172,11 +171,6 @@ class Workers(Generic[P, R]):
     def _job_waits(self) -> bool:
         """Jobs run one at a time: they may share what they work on."""
         return bool(self.jobs) and not self._job_runs
-
-    def _wait(self, seconds: float | None = None) -> None:
-        self._waiting += 1
-        self.changed.wait(seconds)
-        self._waiting -= 1
 
     def _run_job(self, job: Job) -> None:
         job()
@@ -195,7 +189,7 @@ class Workers(Generic[P, R]):
             left = min(oldest.arrived + self._max_delay_s, latest) - time.monotonic()
             if left <= 0:
                 return
-            self._wait(left)
+            self.changed.wait(left)
 
     def _run(self, batch: Batch[R]) -> None:
         began = time.monotonic()
