@@ -13,15 +13,15 @@ import pytest
 from rewardmesh.engine.loading import Kind, LoadedModel, load_model
 
 Load = Callable[..., LoadedModel]
-"""load(kind, architecture, **config)"""
+"""load(kind, architecture, native=False, **config): computed by torch, or by the compiled library where it can."""
 
 
 @pytest.fixture(scope="session")
 def load(make_model: Callable[..., Path]) -> Load:
     @cache
-    def loaded(kind: Kind, architecture: str, **changes: Any) -> LoadedModel:
+    def loaded(kind: Kind, architecture: str, native: bool = False, **changes: Any) -> LoadedModel:
         path = make_model(kind, architecture, **changes)
-        return load_model(path, kind, name="tiny", version=1)
+        return load_model(path, kind, name="tiny", version=1, native=native)
 
     return loaded
 

@@ -115,9 +115,10 @@ def test_whatever_came_before_scores_are_the_same(load: Load, batches: list[list
             assert cache.bytes == sum(node.bytes for node in cache._recency)
 
 
-@pytest.mark.parametrize("invariant", [False, True])
-def test_equality_to_the_bit_needs_an_empty_cache(reward_model: Path, invariant: bool) -> None:
-    config = RewardConfig(model=str(reward_model), batch_invariant=invariant)
+@pytest.mark.parametrize(("invariant", "native"), [(False, False), (True, False), (True, True)])
+def test_equality_to_the_bit_needs_an_empty_cache_where_torch_computes(reward_model: Path, invariant: bool, native: bool) -> None:
+    config = RewardConfig(model=str(reward_model), batch_invariant=invariant, native=native)
     model = open_model(config, "classification", "scores", path=config.model, version=1)
     assert isinstance(model, LoadedModel)
-    assert (model.prefixes is None) == invariant
+    assert (model.prefixes is None) == (invariant and not native)
+    assert model.batch_invariant == native

@@ -146,15 +146,16 @@ async def test_an_objective_is_weighted_after_the_cache(serve: Callable[..., Any
     assert len(set(values)) == 3
 
 
-async def test_a_warm_server_replays_to_the_bit(serve: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("native", [True, False])
+async def test_a_warm_server_replays_to_the_bit(serve: Callable[..., Any], native: bool) -> None:
     groups = [[sample(f"{q}-{i}", f"{QUESTION} And {q}?", f"{i} apples" * (i + 1)) for i in range(4)] for q in range(4)]
 
     async def rewards(client: AsyncClient) -> list[float]:
         return [outcome.reward.value for outcome in await outcomes(client, *(one for group in groups for one in group))]
 
-    async with serve(batch_invariant=True) as cold:
+    async with serve(batch_invariant=True, native=native) as cold:
         expected = await rewards(cold)
-    async with serve(batch_invariant=True) as warm:
+    async with serve(batch_invariant=True, native=native) as warm:
         for group in groups:
             await outcomes(warm, *group[:2])  # other company, other rounding
         assert await rewards(warm) == expected

@@ -253,9 +253,10 @@ async def test_a_model_that_cannot_be_packed_is_served_plainly(serve: Callable[.
     assert all(outcome.provenance.tokens_computed == outcome.provenance.tokens_read for outcome in outcomes)
 
 
-async def test_batch_invariant_scores_are_equal_to_the_bit(serve: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("native", [True, False])
+async def test_batch_invariant_scores_are_equal_to_the_bit(serve: Callable[..., Any], native: bool) -> None:
     crowd = [[sample(f"{c}-{i}", f"{c} apples and {'more ' * c}", f"{i} left") for i in range(6)] for c in range(12)]
-    async with serve(batch_invariant=True, cache_bytes=0) as client:
+    async with serve(batch_invariant=True, native=native, cache_bytes=0) as client:
         assert (await client.get_model()).capabilities.batch_invariant
         alone = [outcome.reward.value for outcome in await score(client, SAMPLES)]
         replies = await asyncio.gather(*(score(client, samples) for samples in (*crowd, SAMPLES, *crowd, SAMPLES)))

@@ -34,6 +34,23 @@ async def values(client: AsyncClient, version: int = 0, samples: list[pb.Sample]
     return found, [outcome.reward.value for outcome in outcomes]
 
 
+async def test_a_version_that_would_break_the_promise_of_equal_bits_is_refused(
+    serve: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    """A server that computes whole batches natively cannot take up a model that torch computes."""
+    odd = make_model("classification", hidden_act="mish")
+    async with serve(batch_invariant=True) as client:
+        assert (await client.get_model()).capabilities.computed_by == "native"
+        assert "mish" in await refused(client.load_version(2, str(odd)), grpc.StatusCode.FAILED_PRECONDITION)
+        assert (await values(client))[0] == 1
+    async with serve() as client:
+        await client.load_version(2, str(odd))
+        await client.activate_version(2, expected_current=1)
+        capabilities = (await client.get_model()).capabilities
+        assert (capabilities.computed_by, capabilities.batch_invariant) == ("torch", False)
+        assert "mish" in capabilities.computed_by_reason
+
+
 async def test_the_life_of_a_version(serve: Callable[..., Any], other_model: Path) -> None:
     async with serve() as client:
         before = await client.get_model()

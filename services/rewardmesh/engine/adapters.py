@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rewardmesh.engine.forward import use_torch
 from rewardmesh.engine.interface import Pair
 from rewardmesh.engine.loading import MANIFEST, LoadedModel, LoadError, check_manifest, fingerprint
 from rewardmesh.engine.log_probs import Extra, TokenStatistics
@@ -218,6 +219,7 @@ class AdaptedModel(LoadedModel):
 
 def share(base: LoadedModel) -> AdaptedModel:
     """The base as a model that adapters can be opened on; use it in the place of `base` from then on."""
+    use_torch(base.model)
     return _adapted(base, SharedWeights(base.model), "", name=base.name, version=base.version, identity=base.fingerprint)
 
 
@@ -241,7 +243,8 @@ def _adapted(base: LoadedModel, shared: SharedWeights, adapter: str, *, name: st
     # Keys and values depend on the adapter: each has a cache of prefixes of its own.
     prefixes = None if base.prefixes is None else PrefixCache(base.prefixes.limit_bytes)
     weights = (base.model, base.tokenizer, base.device, base.packed, base.reason, prefixes)
-    return AdaptedModel(name, version, identity, *weights, shared=shared, adapter=adapter)
+    why = "adapters change the layers of a base"
+    return AdaptedModel(name, version, identity, *weights, shared=shared, adapter=adapter, computed_by_reason=why)
 
 
 def _read(directory: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:

@@ -2,7 +2,7 @@
 
 Throughput rises with the size of a batch until the machine is busy. From there on larger batches only make everybody wait longer, and on
 a CPU they leave its caches and become slower again. The target is the smallest size, of at least `SMALLEST_BUDGET` tokens, that comes
-within 1 % of the best; up to twice that where it does so too, for whole groups fill a larger batch better. It is found by running
+within 3 % of the best. It is found by running
 made-up batches of 256, 512, 1024, 1536, 2048, 3072, ... tokens, without anything to share, through the method that the service will
 call, on as many threads as will compute. Measuring ends when it would take too long, when the next
 size could take too large a part of the free memory, or when throughput falls. Nothing that arrives should have to wait for a running
@@ -28,6 +28,7 @@ from rewardmesh.engine.config import ModelServerConfig
 from rewardmesh.engine.interface import Ability, ServedModel
 from rewardmesh.engine.threads import worker_count, worker_initialiser
 from rewardmesh.serving.logs import get_logger
+from rewardmesh.serving.memory import available_bytes
 
 log = get_logger(__name__)
 
@@ -43,7 +44,7 @@ SMALLEST_BUDGET = 1024
 WHOLE_GROUP = 4096
 """Tokens up to which the answers to one prompt are computed in one batch: cut, they would compute the prompt anew for each part."""
 LONGEST_BATCH_S = 2.0
-NEARLY_BEST = 0.99
+NEARLY_BEST = 0.97
 FALLING = 0.85
 MEMORY_SHARE = 0.5
 MEASURE_S = 5.0
@@ -83,7 +84,8 @@ def with_budget(config: C, model: ServedModel, ability: Ability) -> C:
     workers = worker_count(config)
     budget, target = config.budget_tokens or DEFAULT_BUDGET, config.target_tokens
     # With batch_invariant a budget that differs after a restart would cut large groups elsewhere, and change the last bit of their scores.
-    if not (config.budget_tokens or config.batch_invariant) and model.engine == "transformers" and model.parameters > SMALL_MODEL:
+    apart = config.batch_invariant and not model.batch_invariant
+    if not (config.budget_tokens or apart) and model.engine == "transformers" and model.parameters > SMALL_MODEL:
         table = _measured(config, model, ability, workers)
         target = target or choose(table)
         budget = max(target, WHOLE_GROUP)
@@ -115,9 +117,8 @@ def choose(table: Sequence[Measured]) -> int:
     if not large:
         return SMALLEST_BUDGET
     best = max(row.tokens_per_second for row in large)
-    good = [row.tokens for row in large if row.tokens_per_second >= NEARLY_BEST * best]
-    roomy = max(tokens for tokens in good if tokens <= 2 * good[0])
-    return max(min(max(roomy, SMALLEST_BUDGET), int(LONGEST_BATCH_S * best)), SMALLEST)
+    target = next(row.tokens for row in large if row.tokens_per_second >= NEARLY_BEST * best)
+    return max(min(max(target, SMALLEST_BUDGET), int(LONGEST_BATCH_S * best)), SMALLEST)
 
 
 def side_by_side(run: Run, pool: ThreadPoolExecutor, workers: int) -> Run:
@@ -258,7 +259,7 @@ class _Memory:
         if self._device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self._device)
             return int(free) + torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-        return _available_bytes()
+        return available_bytes()
 
     def release(self) -> None:
         """Give back what only measuring needed."""
@@ -271,19 +272,3 @@ def _resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     except OSError:  # no Linux: no guard on this side
         return 0
-
-
-def _available_bytes() -> int:
-    """Of the machine, or of the control group when that is less."""
-    found = []
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            found.append(int(limit) - int((group / "memory.current").read_text()))
-    except OSError:  # no Linux, or control groups of the first version
-        pass
-    return min(found, default=2**62)

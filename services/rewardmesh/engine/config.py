@@ -25,6 +25,9 @@ class ModelServerConfig(ServerConfig):
     name: str = Field("default", min_length=1, description="name clients call the model by")
     device: str = Field("cpu", description="where it runs: cpu, cuda, cuda:1, ...")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the weights")
+    native: bool = Field(
+        True, description="float32 on a CPU: compute by the compiled forward, which is faster and holds the layers' weights a second time"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 leaves torch's choice")
     workers: int = Field(
         0,
@@ -52,7 +55,9 @@ class ModelServerConfig(ServerConfig):
         default_factory=dict, description="share of the throughput of tenants (metadata x-tenant) when several wait; 1 for those not named"
     )
     batch_invariant: bool = Field(
-        False, description="compute every group by itself, so that replays are equal to the bit; costs throughput"
+        False,
+        description="scores that are equal to the bit whatever is computed with them; costs nothing where the compiled forward computes"
+        " rewards, elsewhere every group is computed by itself",
     )
     overlength: Literal["refuse", "truncate_prompt"] = Field(
         "refuse", description="input longer than the model: refuse it, or cut the oldest prompt tokens and say so"

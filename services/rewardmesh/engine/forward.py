@@ -2,6 +2,7 @@
 
 Packed: the whole batch in one row, shared prefixes once (see `packing`). Plain: one sequence at a time with the model's own attention,
 for models that cannot be packed. Whether a model can is found by trying: its packed and its plain answer to a small tree must agree.
+A packed forward without gradients may be computed by the compiled library (see `native`), on the same terms.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from rewardmesh.engine.attention import PACKED
 from rewardmesh.engine.last_layer import only_rows
+from rewardmesh.engine.native import NativeDecoder, NativeError
 from rewardmesh.engine.packing import Plan, TokenIds, make_plan
 from rewardmesh.engine.prefix_cache import PrefixCache
 
@@ -24,6 +26,9 @@ PARITY = 1e-4
 
 def hidden_states(model: Any, plan: Plan) -> torch.Tensor:
     """Last hidden states of a packed batch: [T, width]; rows that the plan does not want hold anything."""
+    native = _native(model)
+    if native is not None:
+        return native.states(plan)
     device = next(model.parameters()).device
     wanted = None if plan.wanted is None else plan.wanted.to(device)
     with only_rows(model, wanted):
@@ -79,7 +84,9 @@ def classification_scores(
     """
     last = [len(ids) - 1 for ids in sequences]
     states, rows, computed = sequence_states(model, sequences, packed=packed, first=last, prefixes=prefixes)
-    return classification_head(model)(states[torch.cat(rows)]).float(), computed
+    wanted = states[torch.cat(rows)]
+    native = _native(model)
+    return (classification_head(model)(wanted).float() if native is None else native.outputs(wanted)), computed
 
 
 def classification_head(model: Any) -> torch.nn.Module:
@@ -110,10 +117,7 @@ def why_not_packed(model: Any) -> str:
     own = model.config._attn_implementation
     if own == PACKED:  # found out before
         return ""
-    vocabulary = model.config.vocab_size
-    generator = torch.Generator().manual_seed(0)
-    prompt = torch.randint(0, vocabulary, (12,), generator=generator).tolist()
-    probe = [prompt + torch.randint(0, vocabulary, (n,), generator=generator).tolist() for n in (5, 3, 7)]
+    probe = _probe(model)
     with torch.inference_mode():
         plain, _, _ = sequence_states(model, probe, packed=False)
         try:
@@ -127,12 +131,63 @@ def why_not_packed(model: Any) -> str:
         except Exception as error:  # noqa: BLE001 - whatever an unknown architecture raises means the same: run it plainly
             model.set_attn_implementation(own)
             return f"its attention cannot be packed: {error}"
-    scale = max(float(plain.abs().max()), 1.0)
     ends = np.cumsum([len(ids) for ids in probe]) - 1
-    found, wanted = torch.cat([packed, last]).float(), torch.cat([plain, plain[ends]]).float()
-    difference = float((found - wanted).abs().max()) / scale
+    difference = _difference(torch.cat([packed, last]), torch.cat([plain, plain[ends]]))
     tolerance = PARITY if plain.dtype == torch.float32 else 5e-2
     if not difference <= tolerance:
         model.set_attn_implementation(own)
         return f"packed and plain forward differ by {difference:.2g} (tolerance {tolerance:.0e})"
     return ""
+
+
+def use_native(model: Any, threads: int = 0) -> str:
+    """Let the compiled library compute a packed model's forward passes without gradients; empty, or the reason why it does not.
+
+    The model's weights must not change from here on. They are in memory twice then.
+
+    Args:
+        threads: for all forwards that run at a time; 0 for torch's choice.
+    """
+    try:
+        head = classification_head(model) if has_classification_head(model) else None
+        decoder = NativeDecoder(model, head, threads or torch.get_num_threads())
+    except NativeError as error:
+        return str(error)
+    probe = _probe(model)
+    with torch.inference_mode():
+        for first in (None, [len(ids) - 1 for ids in probe]):
+            plan = make_plan(probe, first=first)
+            wanted = slice(None) if plan.wanted is None else plan.wanted
+            difference = _difference(decoder.states(plan)[wanted], hidden_states(model, plan)[wanted])
+            if not difference <= PARITY:
+                return f"native and packed forward differ by {difference:.2g} (tolerance {PARITY:.0e})"
+    model.native_decoder = decoder
+    return ""
+
+
+def _native(model: Any) -> NativeDecoder | None:
+    """What computes the model now: the library does without gradients."""
+    return None if torch.is_grad_enabled() else getattr(model, "native_decoder", None)
+
+
+def is_native(model: Any) -> bool:
+    """Whether the compiled library computes the model's forward passes without gradients."""
+    return getattr(model, "native_decoder", None) is not None
+
+
+def use_torch(model: Any) -> None:
+    """Let torch compute again, because the model's weights or layers are about to change."""
+    model.native_decoder = None
+
+
+def _probe(model: Any) -> list[list[int]]:
+    """Three short sequences that share a prompt."""
+    vocabulary = model.config.vocab_size
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.randint(0, vocabulary, (12,), generator=generator).tolist()
+    return [prompt + torch.randint(0, vocabulary, (n,), generator=generator).tolist() for n in (5, 3, 7)]
+
+
+def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Greatest absolute difference, relative to the scale of what is expected."""
+    return float((found.float() - expected.float()).abs().max()) / max(float(expected.abs().max()), 1.0)

@@ -34,6 +34,9 @@ class ServedModel(ABC):
         abilities: the methods that work.
         tokenizer: transformers tokenizer of the model.
         packed: whether prompts of a batch are shared by our packed forward; else `reason` says why not.
+        computed_by: who computes that forward, "native" (our compiled library) or "torch"; "" for other engines.
+        computed_by_reason: why not the compiled library.
+        batch_invariant: whether a score is the same to the bit whatever is computed with it.
         max_tokens: longest input in tokens.
         dtype, device_name: of the weights, "" where the engine does not tell.
         parameters: number of them, 0 where the engine does not tell.
@@ -50,6 +53,9 @@ class ServedModel(ABC):
     tokenizer: Any
     packed: bool
     reason: str
+    computed_by: str = ""
+    computed_by_reason: str = ""
+    batch_invariant: bool = False
 
     @property
     def max_tokens(self) -> int:

@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +21,23 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.logging import disable_progress_bar
 
-from rewardmesh.engine.forward import classification_outputs, classification_scores, has_classification_head, why_not_packed
+from rewardmesh.engine.forward import (
+    classification_outputs,
+    classification_scores,
+    has_classification_head,
+    is_native,
+    use_native,
+    why_not_packed,
+)
 from rewardmesh.engine.interface import Ability, Pair, ServedModel
 from rewardmesh.engine.linear import use_linear
 from rewardmesh.engine.log_probs import Extra, TokenStatistics, completion_statistics, next_token_log_probs, why_no_logits
 from rewardmesh.engine.packing import MIN_SHARED_TOKENS, TokenIds
 from rewardmesh.engine.prefix_cache import PrefixCache
 from rewardmesh.engine.sampling import Sampled, SamplingOptions, sample
+from rewardmesh.serving.logs import get_logger
+
+log = get_logger(__name__)
 
 # A server's log and the demo's own progress bars are no place for bars about reading one file.
 disable_progress_bar()
@@ -49,6 +59,7 @@ class LoadedModel(ServedModel):
         model, tokenizer: transformers objects; the model is in evaluation mode.
         packed: whether the forward pass shares prompts; else `reason` says why not.
         prefixes: keys and values of prefixes that earlier batches shared; None keeps none.
+        computed_by_reason: why the compiled library does not compute the packed forward.
     """
 
     name: str
@@ -60,8 +71,19 @@ class LoadedModel(ServedModel):
     packed: bool
     reason: str
     prefixes: PrefixCache | None = None
+    computed_by_reason: str = field(default="", kw_only=True)
 
     engine = "transformers"
+
+    @property
+    def computed_by(self) -> str:  # type: ignore[override]  # found from the model, never set
+        """ "native" or "torch"."""
+        return "native" if is_native(self.model) else "torch"
+
+    @property
+    def batch_invariant(self) -> bool:  # type: ignore[override]  # found from the model, never set
+        """The compiled library sums everything in one order."""
+        return is_native(self.model) and "scores" in self.abilities
 
     @property
     def abilities(self) -> frozenset[Ability]:  # type: ignore[override]  # found from the model, never set
@@ -210,13 +232,19 @@ def load_model(
     extras: Iterable[str] = (),
     pack: bool = True,
     prefix_cache_bytes: int = 0,
+    batch_invariant: bool = False,
+    native: bool = True,
+    threads: int = 0,
 ) -> LoadedModel:
     """Read a model for scoring: packed when its architecture can be, else plainly with the reason.
 
     Args:
         extras: whatever else its scores depend on (template, rubric), for the fingerprint.
         prefix_cache_bytes: most memory for keys and values of prefixes that batches have in common; 0 keeps none.
+        batch_invariant: keep no prefixes where that could change the last bit of a score.
         pack: False for a model that only samples: the packed forward has no growing KV cache.
+        native: let the compiled library compute the packed forward where it can; False leaves it to torch.
+        threads: CPU threads of the compiled library; 0 for torch's choice.
 
     Raises:
         LoadError: see `read_model`; a manifest that does not match its files; a language model whose logits are more than its head's.
@@ -226,11 +254,17 @@ def load_model(
         check_manifest(directory)
     model, tokenizer = read_model(path, kind, device=device, dtype=dtype)
     use_linear(model)
-    prefixes = PrefixCache(prefix_cache_bytes) if prefix_cache_bytes else None
     if pack and kind == "causal" and (problem := why_no_logits(model)):
         raise LoadError(f"{path}: {type(model).__name__} cannot be served for log-probabilities: {problem}")
     reason = why_not_packed(model) if pack else "sampling uses a KV cache"
-    return LoadedModel(name, version, fingerprint(path, extras), model, tokenizer, torch.device(device), not reason, reason, prefixes)
+    by_torch = reason or ("native: false" if not native else use_native(model, threads))
+    if by_torch:
+        log.info("computed by torch", model=name, version=version, packed=not reason, reason=by_torch)
+    identity = fingerprint(path, extras)
+    loaded = LoadedModel(name, version, identity, model, tokenizer, torch.device(device), not reason, reason, computed_by_reason=by_torch)
+    if prefix_cache_bytes and (loaded.batch_invariant or not batch_invariant):
+        loaded = replace(loaded, prefixes=PrefixCache(prefix_cache_bytes))
+    return loaded
 
 
 def fingerprint(path: str | Path, extras: Iterable[str] = ()) -> str:

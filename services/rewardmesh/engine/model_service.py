@@ -43,6 +43,9 @@ class ModelServicer(rpc.ModelServiceServicer):
         capabilities.CopyFrom(self._capabilities)
         capabilities.forward_mode = pb.FORWARD_MODE_PACKED if active.packed else pb.FORWARD_MODE_PLAIN
         capabilities.forward_mode_reason = active.reason
+        capabilities.computed_by = active.computed_by
+        capabilities.computed_by_reason = active.computed_by_reason
+        capabilities.batch_invariant |= active.batch_invariant
         capabilities.max_tokens = active.max_tokens
         capabilities.dtype = active.dtype
         capabilities.device = active.device_name

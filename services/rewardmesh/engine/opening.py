@@ -47,8 +47,10 @@ def _open(
             dtype=config.dtype,
             extras=extras,
             pack=ability != "sample",
-            # What a batch finds in it depends on the batches before, and so does the last bit of its scores.
-            prefix_cache_bytes=0 if config.batch_invariant else config.prefix_cache_mib * 2**20,
+            native=config.native,
+            threads=config.threads,
+            prefix_cache_bytes=config.prefix_cache_mib * 2**20,
+            batch_invariant=config.batch_invariant,
         )
     if config.engine == "vllm":
         from rewardmesh.engine.vllm.local import open_local

@@ -18,25 +18,33 @@ def chat(messages: Sequence[pb.Message]) -> list[dict[str, str]]:
 
 def prompt_ids(tokenizer: Any, messages: Sequence[pb.Message]) -> list[int]:
     """Token ids of a dialogue that an answer follows."""
-    if tokenizer.chat_template is None:
-        return encode(tokenizer, "\n".join(m.content for m in messages) + "\n")
-    ids: list[int] = tokenizer.apply_chat_template(chat(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
-    return ids
+    return encode(tokenizer, [render(tokenizer, messages)])[0]
 
 
 def dialogue_ids(tokenizer: Any, messages: Sequence[pb.Message], completion: str) -> list[int]:
     """Token ids of a dialogue with its answer, as reward models read it."""
+    return encode(tokenizer, [render(tokenizer, messages, completion)])[0]
+
+
+def render(tokenizer: Any, messages: Sequence[pb.Message], completion: str | None = None) -> str:
+    """The text of a dialogue by the model's chat template, with its answer, or ready for one where it is None.
+
+    Raises:
+        jinja2.TemplateError: the template refuses the messages.
+    """
     if tokenizer.chat_template is None:
-        return encode(tokenizer, "\n".join(m.content for m in messages) + "\n" + completion)
-    turns = [*chat(messages), {"role": "assistant", "content": completion}]
-    ids: list[int] = tokenizer.apply_chat_template(turns, add_generation_prompt=False, tokenize=True, return_dict=False)
-    return ids
+        return "\n".join(m.content for m in messages) + "\n" + (completion or "")
+    turns = [*chat(messages), *([] if completion is None else [{"role": "assistant", "content": completion}])]
+    text: str = tokenizer.apply_chat_template(turns, add_generation_prompt=completion is None, tokenize=False)
+    return text
 
 
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of plain text, with the special tokens the tokenizer adds by itself."""
-    ids: list[int] = tokenizer(text)["input_ids"]
-    return ids
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of rendered texts; a template has written the special tokens, without one the tokenizer adds its own."""
+    if not texts:
+        return []
+    found: list[list[int]] = tokenizer(list(texts), add_special_tokens=tokenizer.chat_template is None)["input_ids"]
+    return found
 
 
 def fit(ids: Sequence[int], limit: int, policy: Literal["refuse", "truncate_prompt"], keep: int = 0) -> tuple[list[int], bool] | pb.Absence:

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 
 from rewardmesh.engine.budget import with_budget
-from rewardmesh.engine.cached import model_keys
 from rewardmesh.engine.interface import ServedModel
+from rewardmesh.engine.loading import LoadError
 from rewardmesh.engine.model_service import SERVICE as MODEL_SERVICE
 from rewardmesh.engine.model_service import ModelServicer
 from rewardmesh.engine.opening import open_model
-from rewardmesh.engine.packing import common_prefix
-from rewardmesh.engine.text import dialogue_ids, fit, prompt_ids
 from rewardmesh.engine.versions import ModelStore, model_ref
 from rewardmesh.reward.config import RewardConfig
 from rewardmesh.reward.kserve import offer_kserve
-from rewardmesh.reward.raw import prefix_groups, raw_group, raw_ids, raw_prompt_ids
+from rewardmesh.reward.preparing import Prepared, parts, prepare
 from rewardmesh.reward.scoring import SCALES, Objectives, compose
 from rewardmesh.serving import Server
-from rewardmesh.serving.batching import Batcher, Done, Work
-from rewardmesh.serving.caching import CachingBatcher, FloatsCodec, KeyMaker
+from rewardmesh.serving.batching import Batcher, Done
+from rewardmesh.serving.caching import CachingBatcher, FloatsCodec
 from rewardmesh.serving.context import CallContext, priority, remaining_s, tenant
 from rewardmesh.serving.errors import invalid_argument, unimplemented
 from rewardmesh.serving.metrics import REWARD, count_outcome
-from rewardmesh.serving.raw import is_raw, raw_problem
 from rewardmesh.serving.streaming import stream_items
-from rewardmesh.serving.validation import absence, require_unique_ids, sample_problem
+from rewardmesh.serving.validation import require_unique_ids
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import model_service_pb2, model_service_pb2_grpc
 from rewardmesh.v1 import reward_service_pb2 as api
@@ -40,28 +37,24 @@ from rewardmesh.v1 import reward_service_pb2_grpc as rpc
 SERVICE = "rewardmesh.v1.RewardService"
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A sample as the engine takes it, or the problem that keeps it out."""
-
-    work: Work[list[int]]
-    truncated: bool
-    problem: pb.Absence | None
-
-
 class RewardServicer(rpc.RewardServiceServicer):
     """Scores samples with the active version of one model."""
 
     def __init__(self, config: RewardConfig, store: ModelStore, objectives: Objectives) -> None:
+        apart = computed_apart(config, store.active)
+        options = config.batching()
+        options["batch_invariant"] = apart
         self._config = config
         self._store = store
         self._objectives = objectives
         batcher: Batcher[list[int], list[float]] = Batcher(
             lambda lane, payloads: cast(ServedModel, lane).scores(payloads),
             service=SERVICE,
-            **config.batching(),
+            **options,
         )
-        self.batcher = CachingBatcher(batcher, FloatsCodec(), config.caching(), service=SERVICE, batch_invariant=config.batch_invariant)
+        # One call after the other, so that the first is soon computed; as many as leave processors to compute with.
+        self._tokenising = asyncio.Semaphore(max((os.cpu_count() or 1) // 2, 1))
+        self.batcher = CachingBatcher(batcher, FloatsCodec(), config.caching(), service=SERVICE, batch_invariant=apart)
 
     async def Score(self, request: api.ScoreRequest, context: CallContext) -> api.ScoreResponse:
         """See the proto."""
@@ -101,12 +94,8 @@ class RewardServicer(rpc.RewardServiceServicer):
         self._refuse_unsupported(options)
         # What would be refused afterwards is refused before it is tokenised: under overload that is most of the work.
         self.batcher.check(priority=priority(context), timeout_s=remaining_s(context), tenant=tenant(context))
-        prepared = await asyncio.to_thread(self._prepare, model, samples)
-        works = [item.work for item in prepared if item.problem is None]
-        done = iter(await self.batcher.submit(works, priority=priority(context), timeout_s=remaining_s(context), tenant=tenant(context)))
         outcomes = []
-        for sample, ready in zip(samples, prepared, strict=True):
-            item: Done[list[float]] = next(done) if ready.problem is None else Done(None, ready.problem)
+        for sample, (ready, item) in zip(samples, await self._answers(model, samples, context), strict=True):
             lost = item.absence
             outcome = pb.Outcome(sample_id=sample.id, provenance=self._provenance(model, item, ready))
             if item.result is not None:
@@ -122,38 +111,29 @@ class RewardServicer(rpc.RewardServiceServicer):
             outcomes.append(outcome)
         return outcomes
 
-    def _prepare(self, model: ServedModel, samples: Sequence[pb.Sample]) -> list[_Prepared]:
-        prompts: dict[bytes, list[int]] = {}
-        keys = model_keys(SERVICE, model, "scores")
-        prepared = [self._prepare_one(model, sample, prompts, keys) for sample in samples]
-        whole = [at for at, (sample, ready) in enumerate(zip(samples, prepared, strict=True)) if _whole_text(sample, ready)]
-        for at, (group, shared) in zip(whole, prefix_groups([prepared[at].work.payload for at in whole]), strict=True):
-            prepared[at] = replace(prepared[at], work=replace(prepared[at].work, group=group, shared_tokens=model.shareable(shared)))
-        return prepared
+    async def _answers(
+        self, model: ServedModel, samples: Sequence[pb.Sample], context: CallContext
+    ) -> list[tuple[Prepared, Done[list[float]]]]:
+        """Tokenise and compute; while nothing waits, the first part of a call is computed as the next ones are tokenised."""
+        waiting, _ = self.batcher.load()
+        computing: list[asyncio.Task[list[tuple[Prepared, Done[list[float]]]]]] = []
+        try:
+            for part in [samples] if waiting else parts(samples):
+                async with self._tokenising:
+                    prepared = await asyncio.to_thread(prepare, model, part, SERVICE, self._config.overlength)
+                computing.append(asyncio.create_task(self._compute(prepared, context)))
+            return [answer for answers in await asyncio.gather(*computing) for answer in answers]
+        finally:
+            for task in computing:
+                task.cancel()
+            await asyncio.gather(*computing, return_exceptions=True)
 
-    def _prepare_one(self, model: ServedModel, sample: pb.Sample, prompts: dict[bytes, list[int]], keys: KeyMaker) -> _Prepared:
-        """Tokenise a sample; `prompts` remembers each prompt's token ids for the samples that share it."""
-        raw = is_raw(sample)
-        problem = raw_problem(sample, model.vocabulary) if raw else sample_problem(sample)
-        if problem is not None:
-            return _Prepared(Work([], model, "", 0), False, problem)
-        tokenizer = model.tokenizer
-        ids = raw_ids(tokenizer, sample) if raw else dialogue_ids(tokenizer, sample.prompt, sample.completion.text)
-        if not ids:
-            return _Prepared(Work([], model, "", 0), False, absence(pb.ABSENCE_REASON_INVALID_INPUT, "the text has no tokens"))
-        key = raw_group(sample) if raw else b"".join(message.SerializeToString(deterministic=True) for message in sample.prompt)
-        if key not in prompts:
-            prompts[key] = raw_prompt_ids(tokenizer, sample) if raw else prompt_ids(tokenizer, sample.prompt)
-        shared = common_prefix(prompts[key], ids)
-        fitted = fit(ids, model.max_tokens, self._config.overlength, keep=len(ids) - shared)
-        if isinstance(fitted, pb.Absence):
-            return _Prepared(Work([], model, key, len(ids)), False, fitted)
-        fitting, cut = fitted
-        # Inputs that were cut begin at different tokens: they share nothing.
-        sharing = 0 if cut else model.shareable(shared)
-        return _Prepared(Work(fitting, model, key, len(fitting), shared_tokens=sharing, key=keys.key(fitting)), cut, None)
+    async def _compute(self, prepared: Sequence[Prepared], context: CallContext) -> list[tuple[Prepared, Done[list[float]]]]:
+        works = [item.work for item in prepared if item.problem is None]
+        done = iter(await self.batcher.submit(works, priority=priority(context), timeout_s=remaining_s(context), tenant=tenant(context)))
+        return [(item, next(done) if item.problem is None else Done(None, item.problem)) for item in prepared]
 
-    def _provenance(self, model: ServedModel, item: Done[list[float]], ready: _Prepared) -> pb.Provenance:
+    def _provenance(self, model: ServedModel, item: Done[list[float]], ready: Prepared) -> pb.Provenance:
         return pb.Provenance(
             service=SERVICE,
             model=model_ref(model),
@@ -176,9 +156,9 @@ class RewardServicer(rpc.RewardServiceServicer):
             raise unimplemented("options.samples_per_item above 1 (a generative reward model)")
 
 
-def _whole_text(sample: pb.Sample, ready: _Prepared) -> bool:
-    """Whether the sample is raw and its prompt was not told apart; a cut text begins anywhere and shares nothing."""
-    return is_raw(sample) and not sample.prompt and ready.problem is None and not ready.truncated
+def computed_apart(config: RewardConfig, model: ServedModel) -> bool:
+    """Whether groups are computed one by one, because nothing else keeps the batch out of the last bit of a score."""
+    return config.batch_invariant and not model.batch_invariant
 
 
 async def create_server(config: RewardConfig) -> Server:
@@ -196,6 +176,8 @@ async def create_server(config: RewardConfig) -> Server:
     def load_next(path: str, version: int) -> ServedModel:
         model = load(path, version)
         objectives.check(model)
+        if computed_apart(config, model) and not computed_apart(config, first):
+            raise LoadError(f"{path}: cannot keep the promise of batch_invariant: it is computed by torch ({model.computed_by_reason})")
         return model
 
     store = ModelStore(SERVICE, first, load_next)

@@ -25,39 +25,39 @@ _sym_db = _symbol_database.Default()
 from rewardmesh.v1 import common_pb2 as rewardmesh_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!rewardmesh/v1/model_service.proto\x12\rrewardmesh.v1\x1a\x1arewardmesh/v1/common.proto\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"\xea\x03\n\x0c\x43\x61pabilities\x12\x18\n\x07outputs\x18\x01 \x03(\tR\x07outputs\x12\x1e\n\nobjectives\x18\x02 \x03(\tR\nobjectives\x12*\n\x05scale\x18\x03 \x01(\x0b\x32\x14.rewardmesh.v1.ScaleR\x05scale\x12=\n\x0c\x66orward_mode\x18\x04 \x01(\x0e\x32\x1a.rewardmesh.v1.ForwardModeR\x0b\x66orwardMode\x12.\n\x13\x66orward_mode_reason\x18\x05 \x01(\tR\x11\x66orwardModeReason\x12\x1d\n\nmax_tokens\x18\x06 \x01(\x05R\tmaxTokens\x12.\n\x13\x62\x61tch_budget_tokens\x18\x07 \x01(\x05R\x11\x62\x61tchBudgetTokens\x12\x14\n\x05\x64type\x18\x08 \x01(\tR\x05\x64type\x12\x16\n\x06\x64\x65vice\x18\t \x01(\tR\x06\x64\x65vice\x12?\n\noverlength\x18\n \x01(\x0e\x32\x1f.rewardmesh.v1.OverlengthPolicyR\noverlength\x12\x1e\n\nparameters\x18\x0b \x01(\x03R\nparameters\x12\'\n\x0f\x62\x61tch_invariant\x18\x0c \x01(\x08R\x0e\x62\x61tchInvariant\"\xb9\x01\n\x10GetModelResponse\x12/\n\x06\x61\x63tive\x18\x01 \x01(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x06\x61\x63tive\x12\x33\n\x08versions\x18\x02 \x03(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x08versions\x12?\n\x0c\x63\x61pabilities\x18\x03 \x01(\x0b\x32\x1b.rewardmesh.v1.CapabilitiesR\x0c\x63\x61pabilities\")\n\x13ListVersionsRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"|\n\x14ListVersionsResponse\x12\x33\n\x08versions\x18\x01 \x03(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x08versions\x12/\n\x06\x61\x63tive\x18\x02 \x01(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x06\x61\x63tive\"V\n\x12LoadVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version\x12\x12\n\x04path\x18\x03 \x01(\tR\x04path\"g\n\x13LoadVersionResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x05model\x12!\n\x0cload_seconds\x18\x02 \x01(\x02R\x0bloadSeconds\"\x8b\x01\n\x16\x41\x63tivateVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version\x12.\n\x10\x65xpected_current\x18\x03 \x01(\x03H\x00R\x0f\x65xpectedCurrent\x88\x01\x01\x42\x13\n\x11_expected_current\"\x7f\n\x17\x41\x63tivateVersionResponse\x12\x33\n\x08previous\x18\x01 \x01(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x08previous\x12/\n\x06\x61\x63tive\x18\x02 \x01(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x06\x61\x63tive\"D\n\x14UnloadVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version\"L\n\x15UnloadVersionResponse\x12\x33\n\x08versions\x18\x01 \x03(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x08versions*\\\n\x0b\x46orwardMode\x12\x1c\n\x18\x46ORWARD_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46ORWARD_MODE_PACKED\x10\x01\x12\x16\n\x12\x46ORWARD_MODE_PLAIN\x10\x02*z\n\x10OverlengthPolicy\x12!\n\x1dOVERLENGTH_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n\x18OVERLENGTH_POLICY_REFUSE\x10\x01\x12%\n!OVERLENGTH_POLICY_TRUNCATE_PROMPT\x10\x02\x32\xc8\x03\n\x0cModelService\x12K\n\x08GetModel\x12\x1e.rewardmesh.v1.GetModelRequest\x1a\x1f.rewardmesh.v1.GetModelResponse\x12W\n\x0cListVersions\x12\".rewardmesh.v1.ListVersionsRequest\x1a#.rewardmesh.v1.ListVersionsResponse\x12T\n\x0bLoadVersion\x12!.rewardmesh.v1.LoadVersionRequest\x1a\".rewardmesh.v1.LoadVersionResponse\x12`\n\x0f\x41\x63tivateVersion\x12%.rewardmesh.v1.ActivateVersionRequest\x1a&.rewardmesh.v1.ActivateVersionResponse\x12Z\n\rUnloadVersion\x12#.rewardmesh.v1.UnloadVersionRequest\x1a$.rewardmesh.v1.UnloadVersionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!rewardmesh/v1/model_service.proto\x12\rrewardmesh.v1\x1a\x1arewardmesh/v1/common.proto\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"\xb9\x04\n\x0c\x43\x61pabilities\x12\x18\n\x07outputs\x18\x01 \x03(\tR\x07outputs\x12\x1e\n\nobjectives\x18\x02 \x03(\tR\nobjectives\x12*\n\x05scale\x18\x03 \x01(\x0b\x32\x14.rewardmesh.v1.ScaleR\x05scale\x12=\n\x0c\x66orward_mode\x18\x04 \x01(\x0e\x32\x1a.rewardmesh.v1.ForwardModeR\x0b\x66orwardMode\x12.\n\x13\x66orward_mode_reason\x18\x05 \x01(\tR\x11\x66orwardModeReason\x12\x1d\n\nmax_tokens\x18\x06 \x01(\x05R\tmaxTokens\x12.\n\x13\x62\x61tch_budget_tokens\x18\x07 \x01(\x05R\x11\x62\x61tchBudgetTokens\x12\x14\n\x05\x64type\x18\x08 \x01(\tR\x05\x64type\x12\x16\n\x06\x64\x65vice\x18\t \x01(\tR\x06\x64\x65vice\x12?\n\noverlength\x18\n \x01(\x0e\x32\x1f.rewardmesh.v1.OverlengthPolicyR\noverlength\x12\x1e\n\nparameters\x18\x0b \x01(\x03R\nparameters\x12\'\n\x0f\x62\x61tch_invariant\x18\x0c \x01(\x08R\x0e\x62\x61tchInvariant\x12\x1f\n\x0b\x63omputed_by\x18\r \x01(\tR\ncomputedBy\x12,\n\x12\x63omputed_by_reason\x18\x0e \x01(\tR\x10\x63omputedByReason\"\xb9\x01\n\x10GetModelResponse\x12/\n\x06\x61\x63tive\x18\x01 \x01(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x06\x61\x63tive\x12\x33\n\x08versions\x18\x02 \x03(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x08versions\x12?\n\x0c\x63\x61pabilities\x18\x03 \x01(\x0b\x32\x1b.rewardmesh.v1.CapabilitiesR\x0c\x63\x61pabilities\")\n\x13ListVersionsRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"|\n\x14ListVersionsResponse\x12\x33\n\x08versions\x18\x01 \x03(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x08versions\x12/\n\x06\x61\x63tive\x18\x02 \x01(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x06\x61\x63tive\"V\n\x12LoadVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version\x12\x12\n\x04path\x18\x03 \x01(\tR\x04path\"g\n\x13LoadVersionResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x05model\x12!\n\x0cload_seconds\x18\x02 \x01(\x02R\x0bloadSeconds\"\x8b\x01\n\x16\x41\x63tivateVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version\x12.\n\x10\x65xpected_current\x18\x03 \x01(\x03H\x00R\x0f\x65xpectedCurrent\x88\x01\x01\x42\x13\n\x11_expected_current\"\x7f\n\x17\x41\x63tivateVersionResponse\x12\x33\n\x08previous\x18\x01 \x01(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x08previous\x12/\n\x06\x61\x63tive\x18\x02 \x01(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x06\x61\x63tive\"D\n\x14UnloadVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version\"L\n\x15UnloadVersionResponse\x12\x33\n\x08versions\x18\x01 \x03(\x0b\x32\x17.rewardmesh.v1.ModelRefR\x08versions*\\\n\x0b\x46orwardMode\x12\x1c\n\x18\x46ORWARD_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46ORWARD_MODE_PACKED\x10\x01\x12\x16\n\x12\x46ORWARD_MODE_PLAIN\x10\x02*z\n\x10OverlengthPolicy\x12!\n\x1dOVERLENGTH_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n\x18OVERLENGTH_POLICY_REFUSE\x10\x01\x12%\n!OVERLENGTH_POLICY_TRUNCATE_PROMPT\x10\x02\x32\xc8\x03\n\x0cModelService\x12K\n\x08GetModel\x12\x1e.rewardmesh.v1.GetModelRequest\x1a\x1f.rewardmesh.v1.GetModelResponse\x12W\n\x0cListVersions\x12\".rewardmesh.v1.ListVersionsRequest\x1a#.rewardmesh.v1.ListVersionsResponse\x12T\n\x0bLoadVersion\x12!.rewardmesh.v1.LoadVersionRequest\x1a\".rewardmesh.v1.LoadVersionResponse\x12`\n\x0f\x41\x63tivateVersion\x12%.rewardmesh.v1.ActivateVersionRequest\x1a&.rewardmesh.v1.ActivateVersionResponse\x12Z\n\rUnloadVersion\x12#.rewardmesh.v1.UnloadVersionRequest\x1a$.rewardmesh.v1.UnloadVersionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rewardmesh.v1.model_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FORWARDMODE']._serialized_start=1581
-  _globals['_FORWARDMODE']._serialized_end=1673
-  _globals['_OVERLENGTHPOLICY']._serialized_start=1675
-  _globals['_OVERLENGTHPOLICY']._serialized_end=1797
+  _globals['_FORWARDMODE']._serialized_start=1660
+  _globals['_FORWARDMODE']._serialized_end=1752
+  _globals['_OVERLENGTHPOLICY']._serialized_start=1754
+  _globals['_OVERLENGTHPOLICY']._serialized_end=1876
   _globals['_GETMODELREQUEST']._serialized_start=80
   _globals['_GETMODELREQUEST']._serialized_end=117
   _globals['_CAPABILITIES']._serialized_start=120
-  _globals['_CAPABILITIES']._serialized_end=610
-  _globals['_GETMODELRESPONSE']._serialized_start=613
-  _globals['_GETMODELRESPONSE']._serialized_end=798
-  _globals['_LISTVERSIONSREQUEST']._serialized_start=800
-  _globals['_LISTVERSIONSREQUEST']._serialized_end=841
-  _globals['_LISTVERSIONSRESPONSE']._serialized_start=843
-  _globals['_LISTVERSIONSRESPONSE']._serialized_end=967
-  _globals['_LOADVERSIONREQUEST']._serialized_start=969
-  _globals['_LOADVERSIONREQUEST']._serialized_end=1055
-  _globals['_LOADVERSIONRESPONSE']._serialized_start=1057
-  _globals['_LOADVERSIONRESPONSE']._serialized_end=1160
-  _globals['_ACTIVATEVERSIONREQUEST']._serialized_start=1163
-  _globals['_ACTIVATEVERSIONREQUEST']._serialized_end=1302
-  _globals['_ACTIVATEVERSIONRESPONSE']._serialized_start=1304
-  _globals['_ACTIVATEVERSIONRESPONSE']._serialized_end=1431
-  _globals['_UNLOADVERSIONREQUEST']._serialized_start=1433
-  _globals['_UNLOADVERSIONREQUEST']._serialized_end=1501
-  _globals['_UNLOADVERSIONRESPONSE']._serialized_start=1503
-  _globals['_UNLOADVERSIONRESPONSE']._serialized_end=1579
-  _globals['_MODELSERVICE']._serialized_start=1800
-  _globals['_MODELSERVICE']._serialized_end=2256
+  _globals['_CAPABILITIES']._serialized_end=689
+  _globals['_GETMODELRESPONSE']._serialized_start=692
+  _globals['_GETMODELRESPONSE']._serialized_end=877
+  _globals['_LISTVERSIONSREQUEST']._serialized_start=879
+  _globals['_LISTVERSIONSREQUEST']._serialized_end=920
+  _globals['_LISTVERSIONSRESPONSE']._serialized_start=922
+  _globals['_LISTVERSIONSRESPONSE']._serialized_end=1046
+  _globals['_LOADVERSIONREQUEST']._serialized_start=1048
+  _globals['_LOADVERSIONREQUEST']._serialized_end=1134
+  _globals['_LOADVERSIONRESPONSE']._serialized_start=1136
+  _globals['_LOADVERSIONRESPONSE']._serialized_end=1239
+  _globals['_ACTIVATEVERSIONREQUEST']._serialized_start=1242
+  _globals['_ACTIVATEVERSIONREQUEST']._serialized_end=1381
+  _globals['_ACTIVATEVERSIONRESPONSE']._serialized_start=1383
+  _globals['_ACTIVATEVERSIONRESPONSE']._serialized_end=1510
+  _globals['_UNLOADVERSIONREQUEST']._serialized_start=1512
+  _globals['_UNLOADVERSIONREQUEST']._serialized_end=1580
+  _globals['_UNLOADVERSIONRESPONSE']._serialized_start=1582
+  _globals['_UNLOADVERSIONRESPONSE']._serialized_end=1658
+  _globals['_MODELSERVICE']._serialized_start=1879
+  _globals['_MODELSERVICE']._serialized_end=2335
 # @@protoc_insertion_point(module_scope)

@@ -108,6 +108,8 @@ class Capabilities(_message.Message):
     OVERLENGTH_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     BATCH_INVARIANT_FIELD_NUMBER: _builtins.int
+    COMPUTED_BY_FIELD_NUMBER: _builtins.int
+    COMPUTED_BY_REASON_FIELD_NUMBER: _builtins.int
     forward_mode: Global___ForwardMode.ValueType
     """Packed or plain."""
     forward_mode_reason: _builtins.str
@@ -126,6 +128,10 @@ class Capabilities(_message.Message):
     """Number of parameters."""
     batch_invariant: _builtins.bool
     """Whether a score never depends on what else was in the batch."""
+    computed_by: _builtins.str
+    """Who computes the forward pass: "native" (a library compiled for the processor), "torch"; empty for other engines."""
+    computed_by_reason: _builtins.str
+    """Why not the compiled library; empty when it does."""
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it returns: "value", "objectives", "log_probs", "completions", "preference", "grades"."""
@@ -153,10 +159,12 @@ class Capabilities(_message.Message):
         overlength: Global___OverlengthPolicy.ValueType = ...,
         parameters: _builtins.int = ...,
         batch_invariant: _builtins.bool = ...,
+        computed_by: _builtins.str = ...,
+        computed_by_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scale", b"scale"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_budget_tokens", b"batch_budget_tokens", "batch_invariant", b"batch_invariant", "device", b"device", "dtype", b"dtype", "forward_mode", b"forward_mode", "forward_mode_reason", b"forward_mode_reason", "max_tokens", b"max_tokens", "objectives", b"objectives", "outputs", b"outputs", "overlength", b"overlength", "parameters", b"parameters", "scale", b"scale"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_budget_tokens", b"batch_budget_tokens", "batch_invariant", b"batch_invariant", "computed_by", b"computed_by", "computed_by_reason", b"computed_by_reason", "device", b"device", "dtype", b"dtype", "forward_mode", b"forward_mode", "forward_mode_reason", b"forward_mode_reason", "max_tokens", b"max_tokens", "objectives", b"objectives", "outputs", b"outputs", "overlength", b"overlength", "parameters", b"parameters", "scale", b"scale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,9 +35,9 @@ class TextTokenizer:
     def __len__(self) -> int:
         return int(_FIRST_WORD + _BASE**LONGEST_WORD)
 
-    def __call__(self, text: str, *, add_special_tokens: bool = False) -> dict[str, list[int]]:
-        """Ids of a text; it has no special tokens to add."""
-        return {"input_ids": [_id(piece) for piece in _PIECE.findall(text)]}
+    def __call__(self, text: str | Sequence[str], *, add_special_tokens: bool = False) -> dict[str, Any]:
+        """Ids of a text, or of each of several; it has no special tokens to add."""
+        return {"input_ids": _ids(text) if isinstance(text, str) else [_ids(each) for each in text]}
 
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool, tokenize: bool, return_dict: bool = False
@@ -45,7 +45,7 @@ class TextTokenizer:
         """A dialogue as one text, each message after the marker of its role, or its ids."""
         text = "".join(f"<|{message['role']}|>{message['content']}" for message in messages)
         text += "<|assistant|>" if add_generation_prompt else ""
-        return self(text)["input_ids"] if tokenize else text
+        return _ids(text) if tokenize else text
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of ids."""
@@ -72,6 +72,10 @@ class TextTokenizer:
 
 def _is_role(token: int) -> bool:
     return _FIRST_ROLE <= token < _FIRST_WORD
+
+
+def _ids(text: str) -> list[int]:
+    return [_id(piece) for piece in _PIECE.findall(text)]
 
 
 def _id(piece: str) -> int:
