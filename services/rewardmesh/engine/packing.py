@@ -81,7 +81,9 @@ class Plan:
     @cached_property
     def position_ids(self) -> torch.Tensor:
         """int64 [T]: position of every token in its own sequence."""
-        return torch.cat([torch.arange(s.offset, s.offset + s.stop - s.start) for s in self.segments])
+        lengths = [s.stop - s.start for s in self.segments]
+        shifts = np.repeat([s.offset - s.start for s in self.segments], lengths)
+        return torch.from_numpy(np.arange(len(self.token_ids)) + shifts)
 
     def rows(self, sequence: int) -> torch.Tensor:
         """int64: where in the row the tokens of one sequence lie, in order, from its first wanted position on."""
@@ -259,5 +261,7 @@ class _Forest:
 def common_prefix(a: TokenIds, b: TokenIds) -> int:
     """Number of tokens that two sequences begin with alike."""
     length = min(len(a), len(b))
+    if isinstance(a, list) and isinstance(b, list) and a[:length] == b[:length]:
+        return length  # the usual case, without making arrays of them
     different = np.flatnonzero(np.asarray(a[:length]) != np.asarray(b[:length]))
     return int(different[0]) if len(different) else length

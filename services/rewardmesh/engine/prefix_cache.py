@@ -148,4 +148,6 @@ class PrefixCache:
 
 def _cut(layers: KeyValues, start: int, stop: int) -> KeyValues:
     """A part of a run in memory of its own: a view would keep the whole alive."""
+    if stop - start == layers[0][0].shape[2]:
+        return layers
     return tuple((k[:, :, start:stop].clone(), v[:, :, start:stop].clone()) for k, v in layers)

@@ -26,7 +26,7 @@ from rewardmesh.serving.batching import Batcher, Done
 from rewardmesh.serving.caching import CachingBatcher, FloatsCodec
 from rewardmesh.serving.context import CallContext, priority, remaining_s, tenant
 from rewardmesh.serving.errors import invalid_argument, unimplemented
-from rewardmesh.serving.metrics import REWARD, count_outcome
+from rewardmesh.serving.metrics import REWARD, count_outcomes
 from rewardmesh.serving.streaming import stream_items
 from rewardmesh.serving.validation import require_unique_ids
 from rewardmesh.v1 import common_pb2 as pb
@@ -95,6 +95,7 @@ class RewardServicer(rpc.RewardServiceServicer):
         # What would be refused afterwards is refused before it is tokenised: under overload that is most of the work.
         self.batcher.check(priority=priority(context), timeout_s=remaining_s(context), tenant=tenant(context))
         outcomes = []
+        observed, absences = REWARD.labels(model.name), []
         for sample, (ready, item) in zip(samples, await self._answers(model, samples, context), strict=True):
             lost = item.absence
             outcome = pb.Outcome(sample_id=sample.id, provenance=self._provenance(model, item, ready))
@@ -104,11 +105,12 @@ class RewardServicer(rpc.RewardServiceServicer):
                     lost = reward
                 else:
                     outcome.reward.CopyFrom(reward)
-                    REWARD.labels(model.name).observe(reward.value)
+                    observed.observe(reward.value)
             if lost is not None:
                 outcome.absence.CopyFrom(lost)
-            count_outcome(SERVICE, model.name, lost)
+            absences.append(lost)
             outcomes.append(outcome)
+        count_outcomes(SERVICE, model.name, absences)
         return outcomes
 
     async def _answers(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socketserver
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
@@ -55,6 +56,12 @@ def outcome_label(absence: pb.Absence | None) -> str:
 def count_outcome(service: str, model: str, absence: pb.Absence | None) -> None:
     """Count one answered item."""
     ITEMS.labels(service, model, outcome_label(absence)).inc()
+
+
+def count_outcomes(service: str, model: str, absences: Iterable[pb.Absence | None]) -> None:
+    """Count the answered items of a call."""
+    for outcome, number in Counts(map(outcome_label, absences)).items():
+        ITEMS.labels(service, model, outcome).inc(number)
 
 
 def start_metrics_server(host: str, port: int) -> tuple[int, Callable[[], None]]:

@@ -35,8 +35,10 @@ class TextTokenizer:
     def __len__(self) -> int:
         return int(_FIRST_WORD + _BASE**LONGEST_WORD)
 
-    def __call__(self, text: str | Sequence[str], *, add_special_tokens: bool = False) -> dict[str, Any]:
-        """Ids of a text, or of each of several; it has no special tokens to add."""
+    def __call__(
+        self, text: str | Sequence[str], *, add_special_tokens: bool = False, return_attention_mask: bool = False
+    ) -> dict[str, Any]:
+        """Ids of a text, or of each of several; it has no special tokens to add and masks nothing."""
         return {"input_ids": _ids(text) if isinstance(text, str) else [_ids(each) for each in text]}
 
     def apply_chat_template(
