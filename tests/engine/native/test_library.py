@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -79,6 +82,16 @@ def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.Monk
         assert library.library().rewardmesh_lanes() in (4, 8, 16)
     finally:
         library.library.cache_clear()
+
+
+def test_a_full_disk_leaves_the_model_to_torch(cache_home: Path, monkeypatch: pytest.MonkeyPatch, reward_model: Path) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    loaded = load_model(reward_model, "classification", name="m", version=1)
+    assert loaded.computed_by == "torch"
+    assert "No space left" in loaded.computed_by_reason
 
 
 def test_an_installation_may_bring_it_along(cache_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -187,6 +200,16 @@ def test_the_structures_are_those_of_the_source() -> None:
         size = found.rewardmesh_size
         size.argtypes, size.restype = (ctypes.c_char_p,), ctypes.c_int64
         assert size(name.encode()) == ctypes.sizeof(getattr(library, name)), name
+
+
+def test_models_may_be_read_at_the_same_time(make_model: ModelMaker) -> None:
+    paths = [
+        make_model("causal", name, **changes) for name, changes in (("qwen2", {}), ("mistral", {"sliding_window": 7}), ("phi3", {}))
+    ] * 2
+    with ThreadPoolExecutor(len(paths)) as pool:
+        loaded = list(pool.map(lambda path: load_model(path, "causal", name="m", version=1), paths))
+    assert [model.computed_by_reason for model in loaded] == [""] * len(paths)
+    assert [model.model.native_decoder._weights._layers[0].window for model in loaded][:2] == [0, 7]
 
 
 def test_adapters_leave_their_base_to_torch(make_model: ModelMaker) -> None:

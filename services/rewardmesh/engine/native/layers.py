@@ -267,24 +267,37 @@ def _epsilon(norm: Any) -> float:
 def _watched(model: Any) -> list[_Asked]:
     """What every layer asks of its attention, seen in a forward pass of one token."""
     found: dict[int, _Asked] = {}
-
-    def watch(
-        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scaling: float | None = None, **others: Any
-    ) -> tuple[torch.Tensor, None]:
-        if others.get("s_aux") is not None:
-            raise NativeError("its attention has sinks")
-        _, heads, _, width = query.shape
-        scale = width**-0.5 if scaling is None else scaling
-        window, softcap = others.get("sliding_window") or 0, others.get("softcap") or 0.0
-        found[module.layer_idx] = _Asked(heads, key.shape[1], width, float(scale), int(window), float(softcap))
-        return query.transpose(1, 2), None
-
-    AttentionInterface.register(_WATCHING, watch)
     own = model.config._attn_implementation
     model.set_attn_implementation(_WATCHING)
     try:
         with torch.inference_mode():
-            model.base_model(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=False)
+            model.base_model(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=False, watched=found)
     finally:
         model.set_attn_implementation(own)
     return [found[i] for i in range(len(found))]
+
+
+def _watch(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: Any,
+    *,
+    watched: dict[int, _Asked],
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """An attention that notes what it is asked; several models may be read at the same time."""
+    if s_aux is not None:
+        raise NativeError("its attention has sinks")
+    heads, width = query.shape[1], query.shape[3]
+    scale = width**-0.5 if scaling is None else scaling
+    watched[module.layer_idx] = _Asked(heads, key.shape[1], width, float(scale), sliding_window or 0, float(softcap or 0))
+    return query.transpose(1, 2), None
+
+
+AttentionInterface.register(_WATCHING, _watch)

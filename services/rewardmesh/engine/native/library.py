@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -99,11 +100,10 @@ def library() -> ctypes.CDLL:
                 return _load(folder / name)
             except OSError:  # torn, or of another system: compiled anew, it takes the place of what was found
                 continue
-    path = _compiled(flags, name)
     try:
-        return _load(path)
-    except OSError as error:
-        raise NativeError(f"{path} cannot be loaded: {error}") from error
+        return _load(_compiled(flags, name))
+    except OSError as error:  # no folder can be written to, the disk is full, what was compiled cannot be loaded
+        raise NativeError(f"the compiled library can be neither written nor loaded: {error}") from error
 
 
 def bring_along() -> list[Path]:
@@ -118,7 +118,7 @@ def _flags() -> tuple[str, ...]:
 
 
 def _name(flags: tuple[str, ...]) -> str:
-    digest = hashlib.sha256(repr(flags).encode())
+    digest = hashlib.sha256(repr((platform.machine(), flags)).encode())
     for source in sorted(SOURCES.glob("*.h")) + sorted(SOURCES.glob("*.cpp")):
         digest.update(source.read_bytes())
     return f"decoder-{digest.hexdigest()[:16]}.so"
