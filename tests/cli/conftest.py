@@ -96,11 +96,11 @@ def mesh_state(log_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 def ready_mesh(log_dir: Path) -> dict[str, dict[str, Any]]:
-    """The state once every service serves."""
+    """The state once the supervisor has seen every service serve; a service answers a moment before that."""
 
     def look() -> dict[str, dict[str, Any]]:
         state = mesh_state(log_dir)
-        return state if state and all(each["pid"] and serving(each["address"]) for each in state.values()) else {}
+        return state if state and all(each["pid"] and each["state"] == "SERVING" for each in state.values()) else {}
 
     found: dict[str, dict[str, Any]] = until(look, "every service serves")
     return found

@@ -241,11 +241,12 @@ class Supervisor:
             self._lock = None
 
     def _write_state(self) -> None:
-        """For `rewardmesh status`: names, kinds, addresses, process ids."""
+        """For `rewardmesh status` and whoever waits for the mesh: names, kinds, states, addresses, process ids."""
         services = [
             {
                 "name": name,
                 "kind": self.mesh.services[name].kind,
+                "state": service.state,
                 "address": service.address,
                 "metrics_address": self.metrics_addresses[name],
                 "pid": service.pid,
