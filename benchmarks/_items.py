@@ -1,4 +1,4 @@
-"""What is scored: questions with four answers each, and a reward model with random weights and a tokenizer trained on them.
+"""What is scored: questions with four answers each, and a model with random weights and a tokenizer trained on them.
 
 Real ones are GSM8K questions with answers written by models (`gsm8k_model_answers.jsonl`: question, answers[].solution); without that
 file, generated problems with four varied answers stand in.
@@ -10,11 +10,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from rewardmesh.demo.problems import Problem, generate
 
@@ -67,8 +67,17 @@ def read_questions(data: Path | None, count: int) -> tuple[list[Question], str]:
     raise ValueError(f"{file}: has {len(questions)} questions with {ANSWERS} answers, {count} are wanted")
 
 
-def write_model(folder: Path, questions: Sequence[Question], shape: Shape, dtype: str = "float32") -> int:
-    """Write a Qwen2-shaped reward model with random weights and its tokenizer; returns its number of parameters."""
+def write_model(
+    folder: Path,
+    questions: Sequence[Question],
+    shape: Shape,
+    dtype: str = "float32",
+    kind: Literal["classification", "causal"] = "classification",
+) -> int:
+    """Write a Qwen2-shaped model with random weights and its tokenizer; returns its number of parameters.
+
+    A reward model, or a causal one, whose head is its embedding (as of the small models of that family).
+    """
     tokenizer = _train_tokenizer([text for question in questions for text in (question.text, *question.answers)])
     config = AutoConfig.for_model(
         "qwen2",
@@ -80,12 +89,14 @@ def write_model(folder: Path, questions: Sequence[Question], shape: Shape, dtype
         num_key_value_heads=shape.key_heads,
         max_position_embeddings=2048,
         num_labels=1,
+        tie_word_embeddings=kind == "causal",
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.eos_token_id,
     )
     torch.manual_seed(0)
-    model: Any = AutoModelForSequenceClassification.from_config(config, dtype=getattr(torch, dtype))
+    family = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
+    model: Any = family.from_config(config, dtype=getattr(torch, dtype))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return int(model.num_parameters())

@@ -35,3 +35,19 @@ def test_gradients_flow(preferred: bool) -> None:
     assert (type(model[0]) is Linear) == preferred
     model(torch.randn(3, 8)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("shape", [(1, 7, 33), (5, 33), (300, 33)])
+def test_gradients_are_the_same(preferred: bool, shape: tuple[int, ...], bias: bool, frozen: bool) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(33, 50, bias=bias)
+    layer.weight.requires_grad_(not frozen)
+    states = torch.randn(shape, requires_grad=True)
+    inputs = [states, *(parameter for parameter in layer.parameters() if parameter.requires_grad)]
+    upstream = torch.randn(*shape[:-1], 50)
+    found = torch.autograd.grad((linear(states, layer.weight, layer.bias) * upstream).sum(), inputs)
+    expected = torch.autograd.grad((layer(states) * upstream).sum(), inputs)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-5)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rewardmesh.engine import log_probs
+from rewardmesh.engine import log_prob_gradient, log_probs
 from rewardmesh.engine.attention import PACKED
 from rewardmesh.engine.loading import LoadedModel, LoadError, load_model
 from rewardmesh.engine.log_probs import (
@@ -154,7 +154,7 @@ def test_more_top_tokens_than_the_vocabulary_holds(load: Load, pairs: Pairs) -> 
 def test_gradients_packed_and_plain_agree(
     load: Load, pairs: Pairs, architecture: str, row_chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_probs, "ROW_CHUNK", row_chunk)
+    monkeypatch.setattr(log_prob_gradient, "ROW_CHUNK", row_chunk)
     model = load("causal", architecture).model
     weights = torch.linspace(-1, 1, sum(len(c) for _, c in pairs))
     model.requires_grad_(True)

@@ -6,7 +6,8 @@ Every segment attends to its ancestors and causally to itself. Any decoder-only 
 Two ways, chosen by length. A short ancestor's keys are laid before each segment's own: one call a segment, and gradients flow. A long
 ancestor is attended by all its descendants in one call, and the partial results are joined by their log-sum-exps (as FlashAttention
 joins its blocks, Dao et al. 2022, section 3.1): its keys are not copied for each descendant and no mask is read. On CUDA in half
-precision every ancestor counts as long, and a whole level of the forest is one variable-length call (`varlen`).
+precision every ancestor counts as long, and a whole level of the forest is one variable-length call (`varlen`). With gradients on a CPU
+every ancestor counts as long too, in one function for the whole row (`attention_gradient`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from rewardmesh.engine.attention_gradient import attention_with_gradients
 from rewardmesh.engine.packing import Plan, Segment
 from rewardmesh.engine.varlen import varlen_attention
 
@@ -70,7 +72,15 @@ def packed_attention(
         return varlen_attention(query, key, value, plan, layer, scaling), None
     # In the last layer, only rows that are wanted need ask.
     starts = plan.query_starts if layer == module.config.num_hidden_layers - 1 else None
+    if rules.plain and _has_gradient(query, key, value) and dropout == 0 and not plan.uses_cache:
+        return attention_with_gradients(query, key, value, plan, scaling, starts), None
     return _Row(query, key, value, plan, layer, rules).attend(starts), None
+
+
+def _has_gradient(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether `attention_with_gradients` can compute it and is needed: with gradients, on a CPU."""
+    needed = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    return needed and query.device.type == "cpu" and query.shape[3] == value.shape[3]
 
 
 @dataclass(frozen=True)

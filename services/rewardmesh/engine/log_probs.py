@@ -15,15 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from rewardmesh.engine.forward import sequence_states
 from rewardmesh.engine.linear import linear
+from rewardmesh.engine.log_prob_gradient import LogitRule, token_log_probs
 from rewardmesh.engine.packing import TokenIds
 from rewardmesh.engine.prefix_cache import PrefixCache
 
-ROW_CHUNK = 1024
-"""Rows whose logits over the whole vocabulary are alive at a time where gradients are needed."""
 CPU_CHUNK = (256, 2048)
 """Rows and columns of the logits that are alive at a time, for each thread: 2 MiB, which stays in the cache."""
 DEVICE_CHUNK = (1024, 16384)
@@ -230,20 +228,9 @@ def _greatest(logits: torch.Tensor, keep: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def differentiable_log_probs(model: Any, states: torch.Tensor, targets: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:
-    """float32 [N] log-probabilities with gradients; logits are recomputed in the backward pass, ROW_CHUNK rows at a time."""
-
-    def rows(chunk: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        logits = _logits(model, chunk, 0, output_weight(model).shape[0]) / temperature
-        return torch.log_softmax(logits, dim=1).gather(1, wanted[:, None])[:, 0]
-
-    parts = []
-    for i in range(0, len(targets), ROW_CHUNK):
-        chunk, wanted = states[i : i + ROW_CHUNK], targets[i : i + ROW_CHUNK]
-        if len(targets) <= ROW_CHUNK:
-            parts.append(rows(chunk, wanted))
-        else:
-            parts.append(checkpoint(rows, chunk, wanted, use_reentrant=False))
-    return torch.cat(parts)
+    """float32 [N] log-probabilities with gradients, of `targets` int64 [N] after `states` [N, width]; see `log_prob_gradient`."""
+    head = model.get_output_embeddings()
+    return token_log_probs(states, output_weight(model), head.bias, targets, _rule(model, temperature))
 
 
 def next_token_log_probs(
@@ -283,12 +270,16 @@ def _logits(model: Any, states: torch.Tensor, start: int, stop: int) -> torch.Te
     head = model.get_output_embeddings()
     bias = None if head.bias is None else head.bias[start:stop]
     logits = linear(states, head.weight[start:stop], bias).float()  # new memory: callers may overwrite it
-    if scale := getattr(model, "logit_scale", None):  # Cohere
-        logits.mul_(scale)
-    if divisor := getattr(model.config, "logits_scaling", None):  # Granite
-        logits.div_(divisor)
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    return torch.tanh(logits / cap) * cap if cap else logits
+    rule = _rule(model, 1.0)
+    if rule.scale != 1:
+        logits.mul_(rule.scale)
+    return torch.tanh(logits / rule.cap) * rule.cap if rule.cap else logits
+
+
+def _rule(model: Any, temperature: float) -> LogitRule:
+    """What the model makes of its head's products: Cohere and Granite scale them, Gemma 2 caps them."""
+    scale = (getattr(model, "logit_scale", None) or 1.0) / (getattr(model.config, "logits_scaling", None) or 1.0)
+    return LogitRule(scale, getattr(model.config, "final_logit_softcapping", None) or None, temperature)
 
 
 def why_no_logits(model: Any) -> str:

@@ -125,6 +125,11 @@ class Plan:
                 ends[ancestor] = max(ends[ancestor], segment.stop)
         return tuple(ends)
 
+    @cached_property
+    def uses_cache(self) -> bool:
+        """Whether some keys and values come from the prefix cache."""
+        return any(segment.cached for segment in self.segments)
+
     def memo(self, key: Hashable, make: Callable[[], M]) -> M:
         """What `make` returns, made once: every layer needs the same masks and indices."""
         if key not in self._made:

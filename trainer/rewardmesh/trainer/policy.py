@@ -6,6 +6,7 @@ sampling temperature, with dropout off, so that they are those of the distributi
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rewardmesh.engine.forward import why_not_packed
+from rewardmesh.engine.linear import use_linear
 from rewardmesh.engine.loading import read_model
 from rewardmesh.engine.log_probs import completion_states, differentiable_log_probs
 from rewardmesh.trainer.algorithms import Algorithm
@@ -30,6 +32,7 @@ class Critic(torch.nn.Module):
         model, _ = read_model(path, "causal", device=device)
         self.packed = not why_not_packed(model)
         self.base_model = model.base_model
+        use_linear(self.base_model)
         self.head = torch.nn.Linear(model.config.hidden_size, 1, device=device)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
@@ -55,13 +58,14 @@ class Policy:
         self._recipe = recipe
         self._options = recipe.optimiser
         self.model, self.tokenizer = read_model(path, "causal", device=recipe.device)
+        use_linear(self.model)
         self.why_plain = why_not_packed(self.model)
         self.model.requires_grad_(True)
         self.critic = Critic(path, recipe.device) if algorithm.needs_critic else None
         groups: list[dict[str, Any]] = [{"params": list(self.model.parameters()), "lr": self._options.learning_rate}]
         if self.critic:
             groups.append({"params": list(self.critic.parameters()), "lr": self._options.critic_learning_rate})
-        self.optimiser = torch.optim.AdamW(groups, betas=self._options.betas, weight_decay=self._options.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, betas=self._options.betas, weight_decay=self._options.weight_decay, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
 
     def log_probs(self, rollouts: Sequence[Rollout]) -> Tensor:
@@ -81,19 +85,15 @@ class Policy:
 
     def update(self, algorithm: Algorithm, credit: Credit, rng: np.random.Generator) -> dict[str, float]:
         """All optimiser steps of one batch; returns metrics averaged over them."""
-        totals: dict[str, float] = {}
+        totals: dict[str, float] = defaultdict(float)
         taken = skipped = 0
         for _ in range(algorithm.epochs):
             for minibatch in algorithm.minibatches(credit, rng):
                 self.optimiser.zero_grad(set_to_none=True)
-                for part in micro_batches(minibatch, self._options.micro_batch_tokens):
-                    values = self.critic.values(part.rollouts) if self.critic else None
-                    output = algorithm.loss(part, self.log_probs(part.rollouts), values)
-                    output.loss.backward()  # type: ignore[no-untyped-call]
-                    for name, value in output.metrics.items():
-                        totals[name] = totals.get(name, 0.0) + value
+                for name, value in self.backward(algorithm, minibatch).items():
+                    totals[name] += value
                 norm = float(torch.nn.utils.clip_grad_norm_(self._parameters(), self._options.max_grad_norm))
-                totals["grad_norm"] = totals.get("grad_norm", 0.0) + norm
+                totals["grad_norm"] += norm
                 taken += 1
                 if np.isfinite(norm):
                     self.optimiser.step()
@@ -103,6 +103,17 @@ class Policy:
         metrics = {name: value / max(taken, 1) for name, value in totals.items()}
         metrics.update(optimiser_steps=float(taken), skipped_non_finite=float(skipped), learning_rate=float(self.schedule.get_last_lr()[0]))
         return metrics
+
+    def backward(self, algorithm: Algorithm, minibatch: Credit) -> dict[str, float]:
+        """Add the gradient of a minibatch's loss to the parameters' gradients, micro-batch by micro-batch; returns its metrics."""
+        totals: dict[str, float] = defaultdict(float)
+        for part in micro_batches(minibatch, self._options.micro_batch_tokens):
+            values = self.critic.values(part.rollouts) if self.critic else None
+            output = algorithm.loss(part, self.log_probs(part.rollouts), values)
+            output.loss.backward()  # type: ignore[no-untyped-call]
+            for name, value in output.metrics.items():
+                totals[name] += value
+        return dict(totals)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs beside the model directory."""
