@@ -84,6 +84,19 @@ async def test_what_waits_is_computed_together(models: list[LoadedModel], sizes:
         torch.testing.assert_close(late, alone(stream.model, [*prompt, 9]), atol=1e-4, rtol=1e-4)
 
 
+async def test_apart_the_bits_do_not_depend_on_the_others(models: list[LoadedModel], sizes: list[int]) -> None:
+    prompts = [[5, 6, 7 + n] for n in range(4)]
+    async with busy() as engine:
+        apart = Steps(engine.run, apart=True)
+        tasks = [asyncio.ensure_future(apart.advance(LogitStream(models[0]), prompt)) for prompt in prompts]
+        await asyncio.sleep(0.05)
+        engine.free.set()
+        found = await asyncio.gather(*tasks)
+    assert sizes == [1, 1, 1, 1]
+    for logits, prompt in zip(found, prompts, strict=True):
+        assert torch.equal(logits, alone(models[0], prompt))
+
+
 async def test_a_stream_that_fails_or_goes_away_does_not_harm_the_others(models: list[LoadedModel], sizes: list[int]) -> None:
     async with busy() as engine:
         together = Steps(engine.run)

@@ -102,7 +102,7 @@ async def test_a_vector_head(serve: Callable[..., Any], vector_model: Path) -> N
             assert outcome.reward.value == pytest.approx(float(2 * row[1] - row[2]), abs=1e-4)
         model = await client.get_model()
         assert list(model.capabilities.objectives) == names
-        assert list(model.capabilities.outputs) == ["value", "objectives"]
+        assert list(model.capabilities.outputs) == ["value", "objectives", "tokens"]
         details = await refused(client, grpc.StatusCode.INVALID_ARGUMENT, objective_weights={"helpfull": 1.0})
         assert "options.objective_weights[helpfull]: unknown objective; known: helpful, honest, terse" in details
         details = await refused(client, grpc.StatusCode.INVALID_ARGUMENT, objective_weights={"honest": math.nan})
@@ -133,7 +133,7 @@ async def test_a_scalar_head_has_no_objectives(serve: Callable[..., Any]) -> Non
         assert "known: none" in await refused(client, grpc.StatusCode.INVALID_ARGUMENT, objective_weights={"helpful": 1.0})
 
 
-@pytest.mark.parametrize("want", ["spread", "quantiles", "tokens", "spans", "rationale", "embedding"])
+@pytest.mark.parametrize("want", ["spread", "quantiles", "spans", "rationale", "embedding"])
 async def test_what_is_not_done_yet_says_so(serve: Callable[..., Any], want: str) -> None:
     async with serve() as client:
         details = await refused(client, grpc.StatusCode.UNIMPLEMENTED, want=api.RewardWants(**{want: True}))

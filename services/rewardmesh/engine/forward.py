@@ -83,10 +83,23 @@ def classification_scores(
         float32 [n, outputs]; tokens really computed for each sequence.
     """
     last = [len(ids) - 1 for ids in sequences]
-    states, rows, computed = sequence_states(model, sequences, packed=packed, first=last, prefixes=prefixes)
+    outputs, _, computed = classification_readings(model, sequences, last, packed=packed, prefixes=prefixes)
+    return outputs, computed
+
+
+def classification_readings(
+    model: Any, sequences: Sequence[TokenIds], first: Sequence[int], *, packed: bool, prefixes: PrefixCache | None = None
+) -> tuple[torch.Tensor, list[int], list[int]]:
+    """Output of a sequence-classification head at each sequence's tokens from position `first` on.
+
+    Returns:
+        float32 [N, outputs], the tokens of one sequence after those of another; how many of each; tokens really computed for each.
+    """
+    states, rows, computed = sequence_states(model, sequences, packed=packed, first=first, prefixes=prefixes)
     wanted = states[torch.cat(rows)]
     native = _native(model)
-    return (classification_head(model)(wanted).float() if native is None else native.outputs(wanted)), computed
+    outputs = classification_head(model)(wanted).float() if native is None else native.outputs(wanted)
+    return outputs, [len(places) for places in rows], computed
 
 
 def classification_head(model: Any) -> torch.nn.Module:

@@ -16,7 +16,7 @@ from rewardmesh.engine.log_probs import Extra, TokenStatistics
 from rewardmesh.engine.packing import TokenIds
 from rewardmesh.engine.sampling import Sampled, SamplingOptions
 
-Ability = Literal["scores", "token_statistics", "label_log_probs", "sample"]
+Ability = Literal["scores", "token_scores", "token_statistics", "label_log_probs", "sample"]
 Pair = tuple[TokenIds, TokenIds]
 """Prompt ids and completion ids, neither empty."""
 
@@ -104,6 +104,14 @@ class ServedModel(ABC):
             For each sequence its outputs, and the tokens really computed for it.
         """
         raise self._cannot("scores")
+
+    def token_scores(self, sequences: Sequence[tuple[TokenIds, int]]) -> list[tuple[list[list[float]], int]]:
+        """As `scores`, at each of a sequence's tokens from the stated position on; the last row is the sequence's score.
+
+        Returns:
+            For each sequence a row of outputs a token, and the tokens really computed for it.
+        """
+        raise self._cannot("token_scores")
 
     def token_statistics(
         self, pairs: Sequence[Pair], *, temperature: float, extras: Collection[Extra], top_k: int

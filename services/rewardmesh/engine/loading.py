@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rewardmesh.engine.forward import (
     classification_outputs,
+    classification_readings,
     classification_scores,
     has_classification_head,
     is_native,
@@ -89,7 +90,7 @@ class LoadedModel(ServedModel):
     def abilities(self) -> frozenset[Ability]:  # type: ignore[override]  # found from the model, never set
         """Scores with a classification head, everything else with a language-model head."""
         if has_classification_head(self.model):
-            return frozenset(("scores",))
+            return frozenset(("scores", "token_scores"))
         return frozenset(("token_statistics", "label_log_probs", "sample"))
 
     @property
@@ -140,6 +141,13 @@ class LoadedModel(ServedModel):
         with torch.inference_mode():
             values, computed = classification_scores(self.model, sequences, packed=self.packed, prefixes=self.prefixes)
         return list(zip(values.tolist(), computed, strict=True))
+
+    def token_scores(self, sequences: Sequence[tuple[TokenIds, int]]) -> list[tuple[list[list[float]], int]]:
+        """See `ServedModel`."""
+        ids, first = [given for given, _ in sequences], [start for _, start in sequences]
+        with torch.inference_mode():
+            values, lengths, computed = classification_readings(self.model, ids, first, packed=self.packed, prefixes=self.prefixes)
+        return [(part.tolist(), count) for part, count in zip(torch.split(values, lengths), computed, strict=True)]
 
     def token_statistics(
         self, pairs: Sequence[Pair], *, temperature: float, extras: Collection[Extra], top_k: int

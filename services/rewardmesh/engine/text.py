@@ -48,6 +48,17 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return found
 
 
+def encode_with_offsets(tokenizer: Any, text: str, *, special: bool | None = None) -> list[tuple[int, int]]:
+    """Code points [start, end) that each token of a text writes; (0, 0) for special tokens that the tokenizer adds.
+
+    Args:
+        special: whether it adds them; None as in `encode`.
+    """
+    adds = tokenizer.chat_template is None if special is None else special
+    found: list[tuple[int, int]] = tokenizer(text, add_special_tokens=adds, return_offsets_mapping=True)["offset_mapping"]
+    return found
+
+
 def fit(ids: Sequence[int], limit: int, policy: Literal["refuse", "truncate_prompt"], keep: int = 0) -> tuple[list[int], bool] | pb.Absence:
     """Make token ids fit the model's context by the declared policy.
 

@@ -1,4 +1,7 @@
-"""Steps of open streams, computed together: whatever waits when the engine's thread is free is one forward pass."""
+"""Steps of open streams, computed together: whatever waits when the engine's thread is free is one forward pass.
+
+The last bit of a logit may depend on what else is in the pass; a server that promises `batch_invariant` computes every step by itself.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +39,12 @@ class Steps:
 
     Args:
         run: see `Run`.
+        apart: every step is a forward pass of its own.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, apart: bool = False) -> None:
         self._run = run
+        self._apart = apart
         self._lock = threading.Lock()
         self._waiting: deque[_Step] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,7 +110,8 @@ class Steps:
             for step in self._waiting:
                 if step.future.cancelled():
                     continue
-                fits = not batch or (step.stream.model is batch[0].stream.model and tokens + len(step.ids) <= STEP_TOKENS)
+                joins = bool(batch) and not self._apart and step.stream.model is batch[0].stream.model
+                fits = not batch or (joins and tokens + len(step.ids) <= STEP_TOKENS)
                 if fits:
                     batch.append(step)
                     tokens += len(step.ids)

@@ -37,7 +37,7 @@ class LogitStreams:
     def __init__(self, config: LogProbConfig, resolve: Callable[[pb.ModelRef], ServedModel], run: Run) -> None:
         self._config = config
         self._resolve = resolve
-        self._steps = Steps(run)
+        self._steps = Steps(run, apart=config.batch_invariant)
         self._open = 0
         self._tokens = 0
 

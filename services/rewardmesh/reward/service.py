@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import cast
+from typing import Any
 
 import torch
 
@@ -21,6 +21,7 @@ from rewardmesh.reward.config import RewardConfig
 from rewardmesh.reward.kserve import offer_kserve
 from rewardmesh.reward.preparing import Prepared, parts, prepare
 from rewardmesh.reward.scoring import SCALES, Objectives, compose
+from rewardmesh.reward.tokens import Offsets, compute, token_values, with_tokens
 from rewardmesh.serving import Server
 from rewardmesh.serving.batching import Batcher, Done
 from rewardmesh.serving.caching import CachingBatcher, FloatsCodec
@@ -28,7 +29,7 @@ from rewardmesh.serving.context import CallContext, priority, remaining_s, tenan
 from rewardmesh.serving.errors import invalid_argument, unimplemented
 from rewardmesh.serving.metrics import REWARD, count_outcomes
 from rewardmesh.serving.streaming import stream_items
-from rewardmesh.serving.validation import require_unique_ids
+from rewardmesh.serving.validation import absence, require_unique_ids
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import model_service_pb2, model_service_pb2_grpc
 from rewardmesh.v1 import reward_service_pb2 as api
@@ -47,11 +48,7 @@ class RewardServicer(rpc.RewardServiceServicer):
         self._config = config
         self._store = store
         self._objectives = objectives
-        batcher: Batcher[list[int], list[float]] = Batcher(
-            lambda lane, payloads: cast(ServedModel, lane).scores(payloads),
-            service=SERVICE,
-            **options,
-        )
+        batcher: Batcher[Any, list[float]] = Batcher(compute, service=SERVICE, **options)
         # One call after the other, so that the first is soon computed; as many as leave processors to compute with.
         self._tokenising = asyncio.Semaphore(max((os.cpu_count() or 1) // 2, 1))
         self.batcher = CachingBatcher(batcher, FloatsCodec(), config.caching(), service=SERVICE, batch_invariant=apart)
@@ -91,16 +88,17 @@ class RewardServicer(rpc.RewardServiceServicer):
     async def _score(self, options: api.ScoreOptions, samples: Sequence[pb.Sample], context: CallContext) -> list[pb.Outcome]:
         model = self._store.resolve(options.model if options.HasField("model") else None)
         weights = self._objectives.resolve(options.objective_weights)
-        self._refuse_unsupported(options)
+        self._refuse_unsupported(options, model)
         # What would be refused afterwards is refused before it is tokenised: under overload that is most of the work.
         self.batcher.check(priority=priority(context), timeout_s=remaining_s(context), tenant=tenant(context))
         outcomes = []
         observed, absences = REWARD.labels(model.name), []
-        for sample, (ready, item) in zip(samples, await self._answers(model, samples, context), strict=True):
+        answers = await self._answers(model, samples, context, tokens=options.want.tokens)
+        for sample, (ready, offsets, item) in zip(samples, answers, strict=True):
             lost = item.absence
             outcome = pb.Outcome(sample_id=sample.id, provenance=self._provenance(model, item, ready))
             if item.result is not None:
-                reward = compose(item.result, self._objectives, weights, SCALES[self._config.scale])
+                reward = self._reward(item.result, weights, offsets, tokens=options.want.tokens)
                 if isinstance(reward, pb.Absence):
                     lost = reward
                 else:
@@ -113,16 +111,36 @@ class RewardServicer(rpc.RewardServiceServicer):
         count_outcomes(SERVICE, model.name, absences)
         return outcomes
 
+    def _reward(
+        self, result: list[float], weights: Mapping[str, float], offsets: Offsets | None, *, tokens: bool
+    ) -> pb.Reward | pb.Absence:
+        """A Reward of the head's outputs at the last token, or with `tokens` at every answer token one after the other; or NON_FINITE."""
+        width = len(self._objectives.names) or 1
+        reward = compose(result[-width:], self._objectives, weights, SCALES[self._config.scale])
+        if not tokens or isinstance(reward, pb.Absence):
+            return reward
+        rows = [result[start : start + width] for start in range(0, len(result), width)]
+        values = token_values(rows, [weights[name] for name in self._objectives.names] or [1.0], offsets)
+        if values is None:
+            return absence(pb.ABSENCE_REASON_NON_FINITE, "the model computed NaN or infinity at a token of the answer")
+        reward.tokens.CopyFrom(values)
+        return reward
+
     async def _answers(
-        self, model: ServedModel, samples: Sequence[pb.Sample], context: CallContext
-    ) -> list[tuple[Prepared, Done[list[float]]]]:
+        self, model: ServedModel, samples: Sequence[pb.Sample], context: CallContext, *, tokens: bool
+    ) -> list[tuple[Prepared, Offsets | None, Done[list[float]]]]:
         """Tokenise and compute; while nothing waits, the first part of a call is computed as the next ones are tokenised."""
         waiting, _ = self.batcher.load()
-        computing: list[asyncio.Task[list[tuple[Prepared, Done[list[float]]]]]] = []
+        computing: list[asyncio.Task[list[tuple[Prepared, Offsets | None, Done[list[float]]]]]] = []
+
+        def ready(part: Sequence[pb.Sample]) -> list[tuple[Prepared, Offsets | None]]:
+            prepared = prepare(model, part, SERVICE, self._config.overlength)
+            return with_tokens(model, SERVICE, part, prepared) if tokens else [(item, None) for item in prepared]
+
         try:
             for part in [samples] if waiting else parts(samples):
                 async with self._tokenising:
-                    prepared = await asyncio.to_thread(prepare, model, part, SERVICE, self._config.overlength)
+                    prepared = await asyncio.to_thread(ready, part)
                 computing.append(asyncio.create_task(self._compute(prepared, context)))
             return [answer for answers in await asyncio.gather(*computing) for answer in answers]
         finally:
@@ -130,10 +148,12 @@ class RewardServicer(rpc.RewardServiceServicer):
                 task.cancel()
             await asyncio.gather(*computing, return_exceptions=True)
 
-    async def _compute(self, prepared: Sequence[Prepared], context: CallContext) -> list[tuple[Prepared, Done[list[float]]]]:
-        works = [item.work for item in prepared if item.problem is None]
+    async def _compute(
+        self, prepared: Sequence[tuple[Prepared, Offsets | None]], context: CallContext
+    ) -> list[tuple[Prepared, Offsets | None, Done[list[float]]]]:
+        works = [item.work for item, _ in prepared if item.problem is None]
         done = iter(await self.batcher.submit(works, priority=priority(context), timeout_s=remaining_s(context), tenant=tenant(context)))
-        return [(item, next(done) if item.problem is None else Done(None, item.problem)) for item in prepared]
+        return [(item, offsets, next(done) if item.problem is None else Done(None, item.problem)) for item, offsets in prepared]
 
     def _provenance(self, model: ServedModel, item: Done[list[float]], ready: Prepared) -> pb.Provenance:
         return pb.Provenance(
@@ -148,10 +168,12 @@ class RewardServicer(rpc.RewardServiceServicer):
             truncated=ready.truncated,
         )
 
-    def _refuse_unsupported(self, options: api.ScoreOptions) -> None:
-        for name in ("spread", "quantiles", "tokens", "spans", "rationale", "embedding"):
+    def _refuse_unsupported(self, options: api.ScoreOptions, model: ServedModel) -> None:
+        for name in ("spread", "quantiles", "spans", "rationale", "embedding"):
             if getattr(options.want, name):
                 raise unimplemented(f"options.want.{name}")
+        if options.want.tokens and "token_scores" not in model.abilities:
+            raise unimplemented(f"options.want.tokens with the {model.engine} engine, which scores whole answers")
         if options.HasField("reference_policy"):
             raise unimplemented("options.reference_policy (a log-ratio reward)")
         if options.samples_per_item > 1:
@@ -185,7 +207,7 @@ async def create_server(config: RewardConfig) -> Server:
     store = ModelStore(SERVICE, first, load_next)
     servicer = RewardServicer(config, store, objectives)
     capabilities = model_service_pb2.Capabilities(
-        outputs=["value", "objectives"] if objectives.names else ["value"],
+        outputs=["value", *(["objectives"] if objectives.names else []), *(["tokens"] if "token_scores" in first.abilities else [])],
         objectives=objectives.names,
         scale=pb.Scale(kind=SCALES[config.scale]),
         batch_budget_tokens=config.budget_tokens,
