@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import yaml
 from rewardmesh.client import AsyncClient, pair
 from rewardmesh.demo.build import BuildConfig, build_metrics, build_models, demo_tokenizer, judge_prompt
 from rewardmesh.demo.files import Settings, write_files
+from rewardmesh.demo.guide import GuideConfig, train_guide
 from rewardmesh.demo.parallel import JobFailed, run_parallel
 from rewardmesh.engine.loading import read_model
 from rewardmesh.trainer.fitting import FitConfig
@@ -21,6 +24,7 @@ from tests_support import fails, reports, weights_digest
 
 SHAPE = Shape(hidden=32, layers=1, intermediate=32, heads=2, context=256)
 FIT = FitConfig(steps=3, batch_size=4)
+GUIDE = GuideConfig(steps=3, batch_size=4)
 TINY = BuildConfig(policy_shape=SHAPE, reward_shape=SHAPE, judge_shape=SHAPE, policy=FIT, reward=FIT, judge=FIT)
 
 
@@ -40,6 +44,36 @@ def test_models_load_and_a_second_build_keeps_them(built: tuple[Path, Any]) -> N
     assert [report[1:3] for report in seen] == [(1, 1)] * 3
     assert weights_digest(Path(models.judge)) == before
     assert set(build_metrics(folder)) == {"policy", "reward model", "judge"}
+
+
+def test_the_guide_is_built_for_those_who_ask(built: tuple[Path, Any], tmp_path: Path) -> None:
+    """From the policy there is, in a folder of its own; its settings build nothing else again."""
+    folder = tmp_path / "models"
+    shutil.copytree(built[0], folder)
+    before = {part: weights_digest(folder / part / "model") for part in ("policy", "judge", "reward-model")}
+    assert not (folder / "guide").exists()
+    seen: list[tuple[Any, ...]] = []
+    models = build_models(folder, 0, TINY, lambda *report: seen.append(report), guide=GUIDE)
+    assert {report[0] for report in seen if report[1:3] == (1, 1)} == {"policy", "reward model", "judge"}
+    assert [report[1:3] for report in seen if report[0] == "guide"] == [(1, 3), (2, 3), (3, 3)]
+    assert weights_digest(Path(models.guide or "")) != before["policy"]
+    assert {part: weights_digest(folder / part / "model") for part in before} == before
+    assert set(build_metrics(folder, guide=True)["guide"]) == {"loss", "heldout_pair_accuracy"}
+    seen.clear()
+    build_models(folder, 0, TINY, lambda *report: seen.append(report), guide=GUIDE)
+    assert [report[1:3] for report in seen] == [(1, 1)] * 4
+    build_models(folder, 0, TINY, lambda *report: seen.append(report), guide=GuideConfig(steps=2, batch_size=4))
+    assert [report[1:3] for report in seen if report[0] == "guide"][-1] == (2, 2)
+
+
+def test_the_guide_learns_which_answer_is_better(built: tuple[Path, Any]) -> None:
+    """Its loss begins at log 2, as it begins as its reference; some steps later it prefers the better side of pairs it never saw."""
+    losses: list[float] = []
+    config = GuideConfig(steps=40, batch_size=16, learning_rate=3e-3)
+    _, metrics = train_guide(built[1].policy, demo_tokenizer(), 5, config, lambda step, steps, loss: losses.append(loss))
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert metrics["loss"] < 0.65
+    assert metrics["heldout_pair_accuracy"] > 0.6
 
 
 def test_the_same_seed_gives_the_same_weights(built: tuple[Path, Any], tmp_path: Path) -> None:

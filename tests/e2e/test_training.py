@@ -19,7 +19,7 @@ Mesh = dict[str, str]
 
 
 async def test_online_dpo_makes_the_reward_rise(mesh: Mesh, make_recipe: Any) -> None:
-    evaluation = {"prompts": {"path": "unused"}, "n": 4, "verifier": "math"}
+    evaluation = {"prompts": {"path": "unused"}, "n": 4, "every": 8, "verifier": "math"}
     algorithm = {"name": "online_dpo", "beta": 0.1, "reward_temperature": 0.02}
     sampling = {"prompts_per_step": 6, "completions": 4, "max_tokens": 24, "temperature": 1.0}
     path = make_recipe(mesh, steps=16, algorithm=algorithm, sampling=sampling, optimiser={"learning_rate": 3e-3})
@@ -38,6 +38,12 @@ async def test_online_dpo_makes_the_reward_rise(mesh: Mesh, make_recipe: Any) ->
     count = Ledger(recipe.run_dir / "ledger").check(last_step=16)
     assert (count.steps, count.samples, count.absent) == (16, 16 * 24, 0)
     assert summary["heldout_n"] == 4
+    assert isinstance(summary["heldout_kl"], float)
+    assert summary["heldout_kl"] > 0.02
+    measured = [metrics["heldout_kl"] for metrics in steps if "heldout_kl" in metrics]
+    assert len(measured) == 2
+    assert measured[0] < measured[1]
+    assert measured[1] == pytest.approx(summary["heldout_kl"], rel=0.2), "both are of the policy after the last step"
     requests = summary["requests"]
     assert isinstance(requests, dict)
     assert summary["absences"] == {name: {} for name in requests}

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rewardmesh.trainer.algorithms import Algorithm, known_algorithms, load_algorithm
+from rewardmesh.trainer.algorithms.ipo import IPO, IPOConfig
 from rewardmesh.trainer.algorithms.online_dpo import OnlineDPO, OnlineDPOConfig
 from rewardmesh.trainer.algorithms.ppo import PPO, PPOConfig
+from rewardmesh.trainer.algorithms.slic import SLiC, SLiCConfig
 from rewardmesh.trainer.credit import token_credit
 from rewardmesh.trainer.samples import Group, Scores, all_rollouts
 
@@ -27,7 +29,7 @@ def test_every_algorithm_is_found_by_name() -> None:
         assert algorithm.name == name
         assert algorithm.epochs == algorithm.config.epochs
         algorithm.load_state(algorithm.state())
-    with pytest.raises(ValueError, match=r"unknown algorithm 'grpoo', known: .*online_dpo.*ppo"):
+    with pytest.raises(ValueError, match=r"unknown algorithm 'grpoo'.*, known: .*online_dpo.*ppo"):
         load_algorithm("grpoo")
     with pytest.raises(ValueError, match="unknown algorithm '_base'"):
         load_algorithm("_base")
@@ -79,7 +81,7 @@ def test_online_dpo_metrics(make_group: MakeGroup) -> None:
 def test_length_normalised_ipo_uses_token_means(make_group: MakeGroup) -> None:
     group = make_group("g", [1.0, 0.0], lengths=[4, 2])
     reference = torch.cat([torch.from_numpy(array) for array in group.reference_log_probs if array is not None])
-    algorithm = OnlineDPO(OnlineDPOConfig(loss="ipo", length_normalised=True))
+    algorithm = IPO(IPOConfig(length_normalised=True))
     output = algorithm.loss(algorithm.credit([group], np.random.default_rng(0)), reference + 0.3)
     p = 1 / (1 + np.exp(-1))
     assert output.metrics["loss"] == pytest.approx(p * 25 + (1 - p) * 25, rel=1e-5)  # equal means: margin 0
@@ -122,8 +124,8 @@ def _permuted(group: Group, order: list[int]) -> Group:
     "algorithm",
     [
         OnlineDPO(OnlineDPOConfig()),
-        OnlineDPO(OnlineDPOConfig(loss="ipo", label_source="preferences")),
-        OnlineDPO(OnlineDPOConfig(loss="hinge", label_source="mixed", label="hard")),
+        IPO(IPOConfig(label_source="preferences")),
+        SLiC(SLiCConfig(label_source="mixed", label="hard")),
         PPO(PPOConfig()),
     ],
     ids=["dpo", "ipo", "hinge", "ppo"],
@@ -169,6 +171,8 @@ def test_an_absence_never_changes_the_credit_of_others(make_group: MakeGroup) ->
         remaining = algorithm.credit([_permuted(whole, [k for k in range(len(rewards)) if k != gone])], np.random.default_rng(0))
         assert torch.equal(pairs.p_first, remaining.p_first)
         assert torch.equal(pairs.weight, remaining.weight)
+        assert pairs.reference_log_probs is not None
+        assert remaining.reference_log_probs is not None
         assert torch.equal(pairs.reference_log_probs, remaining.reference_log_probs)
 
     check()

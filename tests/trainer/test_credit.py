@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from rewardmesh.trainer.algorithms.ipo import IPO, IPOConfig
 from rewardmesh.trainer.algorithms.online_dpo import OnlineDPO, OnlineDPOConfig
 from rewardmesh.trainer.algorithms.ppo import PPO, PPOConfig
 from rewardmesh.trainer.credit import PairCredit, TokenLayout, micro_batches, minibatches, pair_credit, token_credit
@@ -166,8 +167,8 @@ def _log_probs(credit: Credit, by_id: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([by_id[rollout.id] for rollout in credit.rollouts])
 
 
-@pytest.mark.parametrize("algorithm", [OnlineDPO(OnlineDPOConfig()), OnlineDPO(OnlineDPOConfig(loss="ipo")), PPO(PPOConfig())])
-def test_eight_micro_batches_of_one_equal_one_of_eight(make_group: MakeGroup, algorithm: OnlineDPO | PPO) -> None:
+@pytest.mark.parametrize("algorithm", [OnlineDPO(OnlineDPOConfig()), IPO(IPOConfig()), PPO(PPOConfig())])
+def test_eight_micro_batches_of_one_equal_one_of_eight(make_group: MakeGroup, algorithm: OnlineDPO | IPO | PPO) -> None:
     groups = _batch(make_group)
     rng = np.random.default_rng(5)
     log_probs = {r.id: torch.tensor(-rng.exponential(size=r.length), requires_grad=True) for r in all_rollouts(groups)}

@@ -1,174 +1,201 @@
-"""Where each algorithm converges on an 8-action bandit whose optimum is known: the test that it optimises what it says.
+"""Where algorithms converge on problems whose optima are known: the test that they optimise what they say, rows through the mesh included.
 
-One completion token per action, so the policy is 8 logits. Every update is the exact expectation: the batch holds each action once and
-the credit weights carry its probability; nothing is sampled, and the real credit and loss code runs. Distances are total variation.
+Samples of the current policy, the real credit, the real loss (`optima/training.py`); in the second half the scores come from a verifier
+and a judge by way of the gateway (`optima/mesh.py`). Distances are total variation. beta is .5, rewards and reference are in
+`optima/problems.py`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-import torch
-from torch import Tensor
 
-from rewardmesh.trainer.algorithms.online_dpo import OnlineDPO, OnlineDPOConfig
-from rewardmesh.trainer.algorithms.ppo import PPO, PPOConfig
-from rewardmesh.trainer.credit import TokenCredit
-from rewardmesh.trainer.samples import Group, Rollout, Scores
+from rewardmesh.trainer.credit import Credit
+from rewardmesh.trainer.samples import Group, Scores
 
-Floats = npt.NDArray[np.float64]
-MakeRollout = Callable[..., Rollout]
-ACTIONS, BETA = 8, 0.5
+from .optima.mesh import BanditMesh, bandit_mesh
+from .optima.problems import BANDIT, BETA, TREE, Floats, distance
+from .optima.training import Actions, Judge, Judged, by_preference, by_reward, by_sampled_label, train
 
-_rng = np.random.default_rng(7)
-# Positive and close together: the Gibbs policy stays spread out (a collapse is then far from it), and 0 is worse than any reward.
-REWARD: Floats = _rng.permutation(np.linspace(0.2, 1.4, ACTIONS))
-REFERENCE: Floats = _rng.dirichlet(np.full(ACTIONS, 10.0))
-# Better actions tend to win, and each tends to beat the three after it in a circle: no reward explains these preferences.
-_ahead = (np.arange(ACTIONS)[None, :] - np.arange(ACTIONS)[:, None]) % ACTIONS
-_circle = np.where((_ahead > 0) & (_ahead < 4), _rng.uniform(1, 3, size=(ACTIONS, ACTIONS)), 0.0)
-PREFERENCES: Floats = 1 / (1 + np.exp(-(_circle - _circle.T) - (REWARD[:, None] - REWARD[None, :])))
-# Absent with an action-dependent probability: the better the action, the likelier; 49% under the reference.
-_logit = 3 * (REWARD - REWARD.mean())
-FAILURE: Floats = 1 / (1 + np.exp(-_logit))
-FAILURE = FAILURE * 0.49 / float(REFERENCE @ FAILURE)
+GIBBS = BANDIT.gibbs(BANDIT.reward)
+MeshMaker = Callable[[str], AbstractAsyncContextManager[BanditMesh]]
 
 
-def _distance(left: Floats, right: Floats) -> float:
-    return float(np.abs(left - right).sum() / 2)
-
-
-def _gibbs(reward: Floats) -> Floats:
-    weights = REFERENCE * np.exp(reward / BETA)
-    return np.asarray(weights / weights.sum(), dtype=np.float64)
-
-
-def _regularised_nash() -> Floats:
-    policy = REFERENCE.copy()
-    for _ in range(5000):
-        target = REFERENCE * np.exp(PREFERENCES @ policy / BETA)
-        policy = 0.9 * policy + 0.1 * target / target.sum()
-    return policy
-
-
-def _probabilities(logits: Tensor) -> Floats:
-    return logits.detach().softmax(0).numpy()
-
-
-def _group(make_rollout: MakeRollout, policy: Floats, scores: tuple[Scores, ...], preferences: Floats | None = None) -> Group:
-    return Group(
-        id="g",
-        rollouts=tuple(make_rollout(str(action), "g", [np.log(policy[action])]) for action in range(ACTIONS)),
-        scores=scores,
-        preferences=preferences,
-        reference_log_probs=tuple(np.log(REFERENCE[action : action + 1]).astype(np.float32) for action in range(ACTIONS)),
-    )
-
-
-def _train_on_pairs(make_rollout: MakeRollout, config: OnlineDPOConfig, steps: int = 1200, lr: float = 0.05) -> Floats:
-    """Online: pair (i, j) weighs pi_i pi_j under the current policy, without gradient through the weights."""
-    algorithm = OnlineDPO(config)
-    group = _group(make_rollout, REFERENCE, tuple(Scores(float(reward)) for reward in REWARD), PREFERENCES)
-    credit = algorithm.credit([group], np.random.default_rng(0))
-    logits = torch.tensor(np.log(REFERENCE), requires_grad=True)
-    optimizer = torch.optim.Adam([logits], lr=lr)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
-        policy = logits.detach().softmax(0)
-        weighted = replace(credit, weight=policy[credit.first] * policy[credit.second], normaliser=0.5)
-        optimizer.zero_grad()
-        algorithm.loss(weighted, logits.log_softmax(0)).loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return _probabilities(logits)
-
-
-def _train_on_advantages(make_rollout: MakeRollout, present: Floats, scores: Floats, *, steps: int = 1500, lr: float = 0.05) -> Floats:
-    """Action a has score scores[a] with probability present[a], else none. The critic is the mean return of what is present."""
-    algorithm = PPO(PPOConfig(kl_coef=BETA, whiten_advantages=False, epochs=1))
-    logits = torch.tensor(np.log(REFERENCE), requires_grad=True)
-    optimizer = torch.optim.Adam([logits], lr=lr)
-    typed = tuple(Scores(float(score)) for score in scores)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
-        policy = _probabilities(logits)
-        group = _group(make_rollout, policy, typed)
-        weight = torch.tensor(policy * present).float()
-        returns = scores - BETA * (np.log(policy) - np.log(REFERENCE))
-        baseline = float((policy * present) @ returns / (policy @ present))
-        credit = algorithm.credit([group], np.random.default_rng(0), torch.full((ACTIONS,), baseline))
-        assert isinstance(credit, TokenCredit)
-        weighted = replace(credit, weight=weight, normaliser=float(weight.sum()))
-        optimizer.zero_grad()
-        algorithm.loss(weighted, logits.log_softmax(0), torch.full((ACTIONS,), baseline)).loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return _probabilities(logits)
-
-
-def test_online_dpo_with_soft_labels_reaches_the_gibbs_policy(make_rollout: MakeRollout) -> None:
-    assert _distance(_train_on_pairs(make_rollout, OnlineDPOConfig(beta=BETA)), _gibbs(REWARD)) < 0.001
-
-
-def test_online_dpo_with_hard_labels_collapses(make_rollout: MakeRollout) -> None:
-    policy = _train_on_pairs(make_rollout, OnlineDPOConfig(beta=BETA, label="hard"), steps=1500, lr=0.2)
-    assert _gibbs(REWARD).max() < 0.5  # else a collapsed policy could not be farther than .5 from it
-    assert _distance(policy, _gibbs(REWARD)) > 0.5
-    assert policy[REWARD.argmax()] > 0.95
-
-
-def test_reward_temperature_scales_the_reward(make_rollout: MakeRollout) -> None:
-    policy = _train_on_pairs(make_rollout, OnlineDPOConfig(beta=BETA, reward_temperature=2.0))
-    assert _distance(policy, _gibbs(REWARD / 2)) < 0.001
-
-
-def test_online_ipo_reaches_the_regularised_nash_policy(make_rollout: MakeRollout) -> None:
-    """Preferences that no reward explains."""
-    policy = _train_on_pairs(make_rollout, OnlineDPOConfig(beta=BETA, loss="ipo", label_source="preferences"))
-    nash = _regularised_nash()
-    beats = PREFERENCES > 0.5
+def test_the_problems_tell_the_optima_apart() -> None:
+    assert GIBBS.max() < 0.5  # else a collapsed policy could not be farther than .5 from it
+    assert distance(GIBBS, BANDIT.reference) > 0.2
+    assert distance(GIBBS, BANDIT.forward_kl_optimum()) > 0.05
+    assert distance(BANDIT.regularised_nash(), BANDIT.reference) > 0.05
+    beats = BANDIT.preferences > 0.5
     assert np.trace(np.linalg.matrix_power(beats.astype(int), 3)) > 0  # some a beats b beats c beats a
-    assert _distance(nash, REFERENCE) > 0.05
-    assert _distance(policy, nash) < 0.001
+    assert float(BANDIT.reference @ BANDIT.failure) == pytest.approx(0.49)
+    assert BANDIT.failure.max() < 1
 
 
-def test_ppo_with_kl_in_the_reward_reaches_the_gibbs_policy(make_rollout: MakeRollout) -> None:
-    assert _distance(_train_on_advantages(make_rollout, np.ones(ACTIONS), REWARD), _gibbs(REWARD)) < 0.001
+async def test_ppo_with_k1_in_the_reward_reaches_the_gibbs_policy() -> None:
+    policy = await train("ppo", by_reward(), kl_coef=BETA, whiten_advantages=False, epochs=1, vf_coef=1.0)
+    assert distance(policy, GIBBS) < 0.001
 
 
-def test_absences_left_out_of_loss_and_baseline_do_no_harm(make_rollout: MakeRollout) -> None:
-    assert float(REFERENCE @ FAILURE) == pytest.approx(0.49)
-    assert FAILURE.max() < 1
-    assert _distance(_train_on_advantages(make_rollout, 1 - FAILURE, REWARD), _gibbs(REWARD)) < 0.001
+async def test_k2_in_the_loss_reaches_the_gibbs_policy() -> None:
+    policy = await train("dr_grpo", by_reward(), kl_in="loss", kl_estimator="k2", kl_coef=BETA)
+    assert distance(policy, GIBBS) < 0.002
 
 
-def test_absences_taken_for_zero_reach_another_policy(make_rollout: MakeRollout) -> None:
-    """What this trainer never does: the optimum becomes that of (1 - f) r."""
-    policy = _train_on_advantages(make_rollout, np.ones(ACTIONS), (1 - FAILURE) * REWARD)
-    assert _distance(policy, _gibbs((1 - FAILURE) * REWARD)) < 0.001
-    assert _distance(policy, _gibbs(REWARD)) > 0.2
+async def test_k3_in_the_loss_reaches_the_forward_kl_optimum_instead() -> None:
+    policy = await train("dr_grpo", by_reward(), kl_in="loss", kl_estimator="k3", kl_coef=BETA)
+    assert distance(policy, BANDIT.forward_kl_optimum()) < 0.001
+    assert distance(policy, GIBBS) > 0.05
 
 
-def test_sampled_absences_reach_the_gibbs_policy_through_the_credit(make_rollout: MakeRollout) -> None:
-    """The same with real absences in the groups, drawn per step: the credit itself must leave them out."""
-    algorithm = PPO(PPOConfig(kl_coef=BETA, whiten_advantages=False, epochs=1))
-    rng = np.random.default_rng(11)
-    logits = torch.tensor(np.log(REFERENCE), requires_grad=True)
-    steps, lr = 2000, 0.05
-    for step in range(steps):
-        policy = _probabilities(logits)
-        scores = tuple(Scores(None, "DEADLINE") if rng.uniform() < f else Scores(float(r)) for f, r in zip(FAILURE, REWARD, strict=True))
-        here = np.array([score.reward is not None for score in scores])
-        if not here.any():
-            continue
-        returns = REWARD - BETA * (np.log(policy) - np.log(REFERENCE))
-        baseline = torch.full((ACTIONS,), float(policy[here] @ returns[here] / policy[here].sum()))
-        credit = algorithm.credit([_group(make_rollout, policy, scores)], rng, baseline)
-        assert isinstance(credit, TokenCredit)
-        kept = torch.tensor([int(rollout.id) for rollout in credit.rollouts])
-        assert kept.tolist() == np.flatnonzero(here).tolist()
-        weighted = replace(credit, weight=torch.tensor(policy).float()[kept], normaliser=1.0)
-        (gradient,) = torch.autograd.grad(algorithm.loss(weighted, logits.log_softmax(0)[kept], baseline[kept]).loss, logits)
-        with torch.no_grad():
-            logits -= lr * 40 * (1 - step / steps) * gradient
-    assert _distance(_probabilities(logits), _gibbs(REWARD)) < 0.02
+async def test_k1_in_the_loss_regularises_nothing() -> None:
+    policy = await train("dr_grpo", by_reward(), kl_in="loss", kl_estimator="k1", kl_coef=BETA)
+    assert policy[BANDIT.reward.argmax()] > 0.99
+
+
+async def test_grpo_with_standardised_rewards_reaches_neither() -> None:
+    """A weak anchor lets sigma shrink with the policy until it collapses; a strong one holds at the Gibbs policy of reward / sigma."""
+    weak = await train("grpo", by_reward(), kl_in="loss", kl_estimator="k2", kl_coef=BETA)
+    assert distance(weak, GIBBS) > 0.2
+    assert distance(weak, BANDIT.forward_kl_optimum()) > 0.2
+    strong = await train("grpo", by_reward(), kl_in="loss", kl_estimator="k2", kl_coef=2.0)
+    assert distance(strong, BANDIT.gibbs(BANDIT.reward, 2.0)) > 0.1
+    assert distance(strong, BANDIT.standardised_gibbs(2.0)) < 0.005
+
+
+async def test_online_dpo_with_labels_drawn_from_bradley_terry_reaches_the_gibbs_policy() -> None:
+    policy = await train("online_dpo", by_sampled_label, beta=BETA, label_source="preferences", samples=32, steps=2000, rate=0.05)
+    assert distance(policy, GIBBS) < 0.01
+
+
+async def test_reward_temperature_scales_the_reward() -> None:
+    policy = await train("online_dpo", by_reward(), beta=BETA, reward_temperature=2.0, pair_selection="random")
+    assert distance(policy, BANDIT.gibbs(BANDIT.reward / 2)) < 0.001
+
+
+async def test_nash_self_play_reaches_the_regularised_nash_policy() -> None:
+    policy = await train("nash_md", by_preference, label_source="preferences", beta=BETA, samples=128)
+    assert distance(policy, BANDIT.regularised_nash()) < 0.002
+
+
+async def test_nash_md_against_a_mixture_stays_near_the_same_equilibrium() -> None:
+    """It reaches the equilibrium against that mixture, which is not quite the other."""
+    policy = await train("nash_md", by_preference, label_source="preferences", beta=BETA, mixture=0.5)
+    assert distance(policy, BANDIT.regularised_nash(mixture=0.5)) < 0.002
+    assert distance(policy, BANDIT.regularised_nash()) < 0.015
+
+
+async def test_the_kl_of_whole_completions_reaches_the_gibbs_policy() -> None:
+    gibbs = TREE.gibbs(TREE.reward)
+    assert distance(await train("rloo", by_reward(TREE), problem=TREE, kl_coef=BETA), gibbs) < 0.001
+    in_loss = await train("rloo", by_reward(TREE), problem=TREE, kl_in="loss", kl_estimator="k2", kl_level="sequence", kl_coef=BETA)
+    assert distance(in_loss, gibbs) < 0.01
+    of_tokens = await train("dr_grpo", by_reward(TREE), problem=TREE, kl_in="loss", kl_estimator="k2", kl_level="sequence", kl_coef=BETA)
+    assert distance(of_tokens, gibbs) < 0.01
+
+
+async def test_the_kl_of_each_token_alone_is_biased() -> None:
+    """A token then does not pay for the KL that it makes later tokens pay."""
+    policy = await train("dr_grpo", by_reward(TREE), problem=TREE, kl_in="loss", kl_estimator="k2", kl_level="token", kl_coef=BETA)
+    assert distance(policy, TREE.gibbs(TREE.reward)) > 0.1
+
+
+# Through a verifier, a judge and the gateway.
+
+
+@pytest.fixture
+def mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MeshMaker:
+    """mesh(program): the services with the bandit's verifier, which workers must be able to import too."""
+    here = str(Path(__file__).parent / "optima")
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.setenv("PYTHONPATH", here)
+    return lambda program: bandit_mesh(tmp_path, program)
+
+
+async def test_rloo_with_k1_in_the_reward_reaches_the_gibbs_policy(mesh: MeshMaker) -> None:
+    async with mesh("rewards") as bandit:
+        policy = await train("rloo", bandit.judge, kl_coef=BETA, steps=200)
+    assert bandit.samples == 200 * 64
+    assert bandit.absences == 0
+    assert distance(policy, GIBBS) < 0.001
+
+
+async def test_online_dpo_with_soft_labels_reaches_the_gibbs_policy(mesh: MeshMaker) -> None:
+    async with mesh("rewards") as bandit:
+        policy = await train("online_dpo", bandit.judge, beta=BETA, pair_selection="random", steps=200)
+    assert distance(policy, GIBBS) < 0.001
+
+
+async def test_online_dpo_with_hard_labels_collapses(mesh: MeshMaker) -> None:
+    async with mesh("rewards") as bandit:
+        policy = await train("online_dpo", bandit.judge, beta=BETA, label="hard", samples=32, rate=0.3, steps=200)
+    assert distance(policy, GIBBS) > 0.5
+    assert policy[BANDIT.reward.argmax()] > 0.95
+
+
+async def test_online_ipo_on_a_circle_of_preferences_reaches_the_regularised_nash_policy(mesh: MeshMaker) -> None:
+    async with mesh("preferences") as bandit:
+        policy = await train("ipo", bandit.judge_arms, beta=BETA, label_source="preferences", samples=32, steps=200)
+    assert distance(policy, BANDIT.regularised_nash()) < 0.002
+
+
+async def test_absences_left_out_of_loss_and_baseline_do_no_harm(mesh: MeshMaker) -> None:
+    async with mesh("failing") as bandit:
+        policy = await train("rloo", bandit.judge, kl_coef=BETA, steps=200)
+    assert 0.4 < bandit.absences / bandit.samples < 0.7
+    assert distance(policy, GIBBS) < 0.001
+
+
+async def test_absences_are_in_no_pair_and_do_no_harm(mesh: MeshMaker) -> None:
+    async with mesh("failing") as bandit:
+        policy = await train("online_dpo", bandit.judge, beta=BETA, pair_selection="random", steps=200)
+    assert bandit.absences > 0.4 * bandit.samples
+    assert distance(policy, GIBBS) < 0.001
+
+
+class Imputing:
+    """What this trainer never does: a score of 0 for an absence. `absent` holds the ids of the last group's."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self.absent: set[str] = set()
+
+    async def judge(self, actions: Actions, rng: np.random.Generator) -> Judged:
+        judged = await self._judge(actions, rng)
+        self.absent = {f"{k}" for k, scores in enumerate(judged.scores) if scores.absence == "ABSTAINED"}
+        return Judged([Scores(0.0) if scores.reward is None else scores for scores in judged.scores])
+
+    def out_of_the_loss(self, group: Group, credit: Credit) -> Credit:
+        """The credit without the absent ones, whose zeros stay in the baseline."""
+        return credit.select([k for k, rollout in enumerate(credit.rollouts) if rollout.id not in self.absent])
+
+
+async def test_absences_taken_for_zero_reach_the_optimum_of_another_reward(mesh: MeshMaker) -> None:
+    async with mesh("failing") as bandit:
+        policy = await train("rloo", Imputing(bandit.judge).judge, kl_coef=BETA, steps=200)
+    assert distance(policy, GIBBS) > 0.2
+    assert distance(policy, BANDIT.gibbs((1 - BANDIT.failure) * BANDIT.reward)) < 0.005
+
+
+async def test_absences_out_of_the_loss_but_as_zeros_in_the_baseline_are_nearly_as_bad(mesh: MeshMaker) -> None:
+    async with mesh("failing") as bandit:
+        imputing = Imputing(bandit.judge)
+        policy = await train("rloo", imputing.judge, kl_coef=BETA, steps=200, spoil=imputing.out_of_the_loss)
+    assert distance(policy, GIBBS) > 0.2
+    assert distance(policy, _half_masked_optimum()) < 0.01
+
+
+def _half_masked_optimum() -> Floats:
+    """Where the expected gradient sum pi (1 - f) (R - b) grad log pi vanishes, b the mean with zeros for absent rewards."""
+    logits, present = np.log(BANDIT.reference), 1 - BANDIT.failure
+    for _ in range(20_000):
+        policy = np.exp(logits) / np.exp(logits).sum()
+        penalty = BETA * (np.log(policy) - np.log(BANDIT.reference))
+        baseline = policy @ (present * BANDIT.reward - penalty)
+        weight = policy * present * (BANDIT.reward - penalty - baseline)
+        logits = logits + 0.3 * (weight - policy * weight.sum())
+    return np.asarray(policy)

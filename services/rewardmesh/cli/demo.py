@@ -7,17 +7,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rewardmesh.cli.failure import USAGE, fail
 from rewardmesh.cli.train import train
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rewardmesh.demo.files import ModelPaths
 
 
 def demo(
@@ -33,13 +28,14 @@ def demo(
 
     from rich.console import Console
 
+    from rewardmesh.cli.building import models_with_bars
     from rewardmesh.demo.files import Settings, write_files
     from rewardmesh.demo.parallel import JobFailed
 
     console = Console()
     try:
         _start_afresh(run_dir)
-        models = _models(console, run_dir / "models", seed, policy, reward, judge)
+        models = models_with_bars(console, run_dir / "models", seed, policy, reward, judge)
         settings = replace(Settings(), steps=steps) if steps else Settings()
         files = write_files(run_dir, models, seed, settings)
     except (JobFailed, OSError) as error:
@@ -57,33 +53,3 @@ def _start_afresh(run_dir: Path) -> None:
     for entry in run_dir.iterdir() if run_dir.exists() else ():
         if entry.name != "models":
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
-def _models(console: Console, folder: Path, seed: int, policy: str | None, reward: str | None, judge: str | None) -> ModelPaths:
-    """Paths of the three models; those that are not given are built, with a bar each."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from rewardmesh.demo.build import PARTS, Part, build_metrics, build_models
-    from rewardmesh.demo.files import ModelPaths
-
-    if policy and reward and judge:
-        return ModelPaths(policy, reward, judge, None)
-    columns = (
-        TextColumn("{task.description:>14}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[loss]}"),
-    )
-    with Progress(*columns, console=console) as bars:
-        tasks = {part: bars.add_task(part, total=None, start=False, loss="") for part in PARTS}
-
-        def on_step(part: Part, step: int, total: int, loss: float) -> None:
-            if step == 1:
-                bars.start_task(tasks[part])
-            bars.update(tasks[part], completed=step, total=total, loss=f"loss {loss:.3f}")
-
-        built = build_models(folder, seed, progress=on_step)
-    for part, metrics in build_metrics(folder).items():
-        console.print(f"{part:>14}: " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in metrics.items()))
-    return ModelPaths(policy or built.policy, reward or built.reward, judge or built.judge, None if judge else built.judge_template)

@@ -93,7 +93,7 @@ class MeshFile(BaseModel):
         try:
             mesh = cls.model_validate({**document, "source": source})
         except ValidationError as error:
-            raise ConfigError(describe_errors(error, source)) from error
+            raise ConfigError(describe_errors(error, source, cls)) from error
         nowhere = {name: {"address": "127.0.0.1:1", "metrics_address": "127.0.0.1:1"} for name in mesh.services}
         mesh.resolve(nowhere)
         return mesh
@@ -112,7 +112,7 @@ class MeshFile(BaseModel):
             except ConfigError as error:
                 mistakes.append(str(error))
             except ValidationError as error:
-                lines = describe_errors(error, "").splitlines()
+                lines = describe_errors(error, "", config_class(entry.kind)).splitlines()
                 mistakes += [f"{self.source}: services.{name}.{line.removeprefix(': ')}" for line in lines]
         if mistakes:
             raise ConfigError("\n".join(mistakes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,9 @@ from rewardmesh.cli.failure import USAGE, fail
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rewardmesh.cli.mesh_file import MeshFile
     from rewardmesh.cli.supervisor import Supervisor
+    from rewardmesh.demo.embedded import EmbeddedOptions
 
 INTERRUPTED = 130
 
@@ -36,26 +39,33 @@ def train(
             "--mesh", exists=True, dir_okay=False, help="start this mesh for the run; ${services.NAME.address} in the recipe refers to it"
         ),
     ] = None,
-    ready_seconds: Annotated[float, typer.Option(help="longest time until the mesh of --mesh is ready")] = 300.0,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="change any field, such as algorithm.beta=0.2; may be repeated")
+    ] = None,
+    ready_seconds: Annotated[float, typer.Option(help="longest time until the mesh is ready")] = 300.0,
 ) -> None:
-    """Train a policy by a recipe. Options override the recipe's fields."""
+    """Train a policy by a recipe. Options override the recipe's fields.
+
+    A recipe with `base: embedded` brings its own small models, problems and mesh.
+    """
     from rich.console import Console
 
     from rewardmesh.cli.supervisor import MeshFailed
+    from rewardmesh.demo.parallel import JobFailed
     from rewardmesh.serving.config import ConfigError
     from rewardmesh.trainer.checkpoint import CheckpointError
     from rewardmesh.trainer.history import HistoryError
     from rewardmesh.trainer.ledger import LedgerError
     from rewardmesh.trainer.mesh import MeshUnavailable
 
-    overrides = {"policy": policy, "steps": steps, "seed": seed, "run_dir": run_dir}
+    overrides = {"policy": policy, "steps": steps, "seed": seed, "run_dir": None if run_dir is None else str(run_dir)}
     console = Console()
     try:
         asyncio.run(
             _train(
                 console,
                 recipe_path,
-                {key: value for key, value in overrides.items() if value is not None},
+                [*(changes or []), *(f"{key}={json.dumps(value)}" for key, value in overrides.items() if value is not None)],
                 resume,
                 mesh_path,
                 ready_seconds,
@@ -63,7 +73,7 @@ def train(
         )
     except ConfigError as error:
         fail(error, USAGE)
-    except (MeshFailed, CheckpointError, LedgerError, HistoryError, OSError) as error:
+    except (MeshFailed, JobFailed, CheckpointError, LedgerError, HistoryError, OSError) as error:
         fail(error)
     except MeshUnavailable as error:
         fail(f"{error}\nrun the same command again when the mesh is back: it goes on from the last checkpoint")
@@ -72,24 +82,34 @@ def train(
 
 
 async def _train(
-    console: Console, recipe_path: Path, overrides: dict[str, Any], resume: bool, mesh_path: Path | None, ready_seconds: float
+    console: Console, recipe_path: Path, changes: list[str], resume: bool, mesh_path: Path | None, ready_seconds: float
 ) -> None:
+    from rewardmesh.cli.building import models_with_bars
+    from rewardmesh.cli.mesh_file import MeshFile
     from rewardmesh.cli.references import substitute
     from rewardmesh.cli.training_display import TrainingDisplay
-    from rewardmesh.serving.config import read_yaml
     from rewardmesh.serving.logs import configure_logging
     from rewardmesh.serving.tracing import configure_tracing
     from rewardmesh.trainer.loop import train as run_recipe
     from rewardmesh.trainer.recipe import Recipe
+    from rewardmesh.trainer.recipe_file import read_recipe
 
     running = asyncio.current_task()
     assert running is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-    document = read_yaml(recipe_path)
-    async with _mesh(console, mesh_path, ready_seconds) as mesh:
-        resolved = substitute(document, mesh.places if mesh else {}, str(recipe_path)) | overrides
-        recipe = Recipe.load(recipe_path, resolved)
+    document = read_recipe(recipe_path, changes)
+    embedded = document.get("base") is not None
+    if embedded:
+        document, options, embedded_mesh = _embedded(document, recipe_path)
+        mesh_path = mesh_path or embedded_mesh
+    mesh_file = MeshFile.load(mesh_path) if mesh_path else None
+    anywhere = {name: {"address": "127.0.0.1:1", "metrics_address": "127.0.0.1:1"} for name in mesh_file.services} if mesh_file else {}
+    Recipe.parse(substitute(document, anywhere, str(recipe_path)), str(recipe_path))  # mistakes show before anything is built or started
+    if embedded:
+        models_with_bars(console, options.models, options.models_seed, guide=options.guide)
+    async with _mesh(console, mesh_file, ready_seconds) as mesh:
+        recipe = Recipe.parse(substitute(document, mesh.places if mesh else {}, str(recipe_path)), str(recipe_path))
         provider = configure_tracing("trainer", "trainer", recipe.otlp_endpoint)
         try:
             with TrainingDisplay(console, recipe.steps) as display:
@@ -102,15 +122,29 @@ async def _train(
     print_outcome(console, summary, recipe.run_dir)
 
 
+def _embedded(document: dict[str, Any], recipe_path: Path) -> tuple[dict[str, Any], EmbeddedOptions, Path]:
+    """Write what the embedded base brings; the recipe's document over it, how the models are built, and the mesh file."""
+    from dataclasses import replace
+
+    from rewardmesh.demo.build import model_paths
+    from rewardmesh.demo.embedded import embedded_options, write_embedded
+
+    options = embedded_options(document, str(recipe_path))
+    models = model_paths(options.models)
+    if "policy" in document:
+        models = replace(models, policy=str(document.pop("policy")), guide=None)
+    document, mesh_path = write_embedded(document, options, models, Path(str(document.get("run_dir", Path("runs") / recipe_path.stem))))
+    return document, options, mesh_path
+
+
 @asynccontextmanager
-async def _mesh(console: Console, mesh_path: Path | None, ready_seconds: float) -> AsyncIterator[Supervisor | None]:
-    if mesh_path is None:
-        yield None
-        return
-    from rewardmesh.cli.mesh_file import MeshFile
+async def _mesh(console: Console, mesh_file: MeshFile | None, ready_seconds: float) -> AsyncIterator[Supervisor | None]:
     from rewardmesh.cli.supervisor import Supervisor
 
-    async with Supervisor(MeshFile.load(mesh_path)) as mesh:
+    if mesh_file is None:
+        yield None
+        return
+    async with Supervisor(mesh_file) as mesh:
         with console.status("starting the mesh"):
             await mesh.wait_ready(ready_seconds)
         yield mesh

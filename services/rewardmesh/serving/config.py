@@ -6,15 +6,16 @@ A mistake is reported as `file: path.to.field: what is wrong`, all mistakes at o
 
 from __future__ import annotations
 
+import difflib
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 _document: ContextVar[Mapping[str, Any]] = ContextVar("document")
@@ -45,7 +46,7 @@ class BaseConfig(BaseSettings):
         try:
             return cls(**{key: value for key, value in (flags or {}).items() if value is not None})
         except ValidationError as error:
-            raise ConfigError(describe_errors(error, str(path) if path else "configuration")) from error
+            raise ConfigError(describe_errors(error, str(path) if path else "configuration", cls)) from error
         except SettingsError as error:  # a list or mapping in the environment that is no JSON
             raise ConfigError(f"environment: {error}: {error.__cause__}") from error
         finally:
@@ -104,12 +105,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return document
 
 
-def describe_errors(error: ValidationError, source: str) -> str:
-    """One line for each mistake: `source: field.path: message (got value)`."""
+def describe_errors(error: ValidationError, source: str, model: type[BaseModel] | None = None) -> str:
+    """One line for each mistake: `source: field.path: message (got value)`; with `model`, an unknown field's nearest known name."""
     lines = []
     for item in error.errors(include_url=False):
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(".")
-        message = "unknown field" if item["type"] == "extra_forbidden" else item["msg"]
+        if item["type"] == "value_error" and not path:  # of the document as a whole: the message names its fields itself
+            lines += [f"{source}: {line}" for line in str(item["ctx"]["error"]).splitlines()]
+            continue
+        message = "unknown field" + _nearest_field(model, item["loc"]) if item["type"] == "extra_forbidden" else item["msg"]
         got = "" if item["type"] in {"missing", "extra_forbidden"} else f" (got {str(item['input'])[:80]!r})"
         lines.append(f"{source}: {path or 'document'}: {message}{got}")
     return "\n".join(lines)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ " (did you mean 'x'?)" for the known name that is most like `name`; empty when none is."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def _nearest_field(model: type[BaseModel] | None, location: tuple[int | str, ...]) -> str:
+    """The hint for the unknown field at the end of `location`, a path inside `model`."""
+    for part in location[:-1]:
+        if model is None or part not in model.model_fields:
+            return ""
+        inside = [model.model_fields[str(part)].annotation]
+        inside += get_args(inside[0])
+        model = next((kind for kind in inside if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return nearest(str(location[-1]), model.model_fields) if model else ""

@@ -1,4 +1,6 @@
-"""Builds the demo's three models on the spot: a policy that imitates mixed demonstrations, a reward model and a judge of the working.
+"""Builds the demo's models on the spot: a policy that imitates mixed demonstrations, a reward model and a judge of the working.
+
+A fourth, the guide (see `guide`), is built from the policy for those who ask for it.
 
 A part whose manifest names the same settings and seed is kept, so that a second run starts at once.
 """
@@ -18,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from rewardmesh.client import messages
 from rewardmesh.demo.answers import pair_of_different_quality, pair_of_same_quality
 from rewardmesh.demo.files import JUDGE_TEMPLATE, ModelPaths
+from rewardmesh.demo.guide import GuideConfig, train_guide
 from rewardmesh.demo.parallel import run_parallel
 from rewardmesh.demo.problems import Problem, as_written, generate
 from rewardmesh.demo.tokenizer import build_word_tokenizer
@@ -30,7 +33,7 @@ from rewardmesh.trainer.reward_model import tokenise as tokenise_pair
 from rewardmesh.trainer.scratch import Shape, new_model
 from rewardmesh.trainer.sft import SFTConfig, finetune, tokenise
 
-Part = Literal["policy", "reward model", "judge"]
+Part = Literal["policy", "reward model", "judge", "guide"]
 PARTS: tuple[Part, ...] = ("policy", "reward model", "judge")
 Progress = Callable[[Part, int, int, float], None]
 """Called with (part, step, steps, loss); a part that is kept reports its last step at once."""
@@ -54,26 +57,34 @@ class BuildConfig(BaseModel):
     judge: FitConfig = FitConfig(steps=450, learning_rate=4.5e-3)
 
 
-def build_models(folder: Path, seed: int, config: BuildConfig | None = None, progress: Progress | None = None) -> ModelPaths:
-    """Build what is not there yet; returns the model directories."""
+def build_models(
+    folder: Path, seed: int, config: BuildConfig | None = None, progress: Progress | None = None, *, guide: GuideConfig | None = None
+) -> ModelPaths:
+    """Build what is not there yet, the guide only where it is given; returns the model directories."""
     config = config or BuildConfig()
-    wanted = {part: {"seed": seed, "config": config.model_dump(mode="json")} for part in PARTS}
-    missing = [part for part in PARTS if not _is_built(_path(folder, part), wanted[part])]
-    for part in PARTS:
+    parts: tuple[Part, ...] = (*PARTS, *(("guide",) if guide else ()))
+    missing = [part for part in parts if not _is_built(_path(folder, part), _manifest(part, seed, config, guide))]
+    for part in parts:
         if progress and part not in missing:
             progress(part, 1, 1, 0.0)
-    # The policy takes as long as the other two together; one thread each is faster than two threads for one.
-    shares = [[part for part in missing if part == "policy"], [part for part in missing if part != "policy"]]
-    run_parallel([(build_parts, (folder, share, seed, config)) for share in shares if share], progress)
+    # The policy takes as long as the other two together; one thread each is faster than two threads for one. The guide starts from it.
+    shares = [[part for part in missing if part in ("policy", "guide")], [part for part in missing if part in ("reward model", "judge")]]
+    run_parallel([(build_parts, (folder, share, seed, config, guide)) for share in shares if share], progress)
+    return model_paths(folder)
+
+
+def model_paths(folder: Path) -> ModelPaths:
+    """Where `build_models` puts the models."""
     return ModelPaths(
         policy=str(folder / "policy" / "model"),
         reward=str(folder / "reward-model" / "model"),
         judge=str(folder / "judge" / "model"),
         judge_template=str(folder / "judge" / "template.yaml"),
+        guide=str(folder / "guide" / "model"),
     )
 
 
-def build_parts(folder: Path, parts: list[Part], seed: int, config: BuildConfig, progress: Progress) -> None:
+def build_parts(folder: Path, parts: list[Part], seed: int, config: BuildConfig, guide: GuideConfig | None, progress: Progress) -> None:
     """Build parts one after the other, on one thread: the same seed gives the same weights whatever the machine's core count."""
     torch.set_num_threads(1)
     tokenizer = demo_tokenizer()
@@ -85,18 +96,22 @@ def build_parts(folder: Path, parts: list[Part], seed: int, config: BuildConfig,
         def on_step(step: int, steps: int, loss: float, part: Part = part) -> None:
             progress(part, step, steps, loss)
 
-        model, metrics = makers[part](tokenizer, seed, config, on_step)
+        if part == "guide":
+            model, metrics = train_guide(model_paths(folder).policy, tokenizer, seed + 4, guide or GuideConfig(), on_step)
+        else:
+            model, metrics = makers[part](tokenizer, seed, config, on_step)
         write_version(path / "model", model, tokenizer)
         if part == "judge":
             template = {"name": JUDGE_TEMPLATE, "kind": "compare", "labels": JUDGE_LABELS, "text": JUDGE_TEXT}
             (path / "template.yaml").write_text(yaml.safe_dump(template, sort_keys=False))
-        manifest = {"seed": seed, "config": config.model_dump(mode="json"), "metrics": metrics}
+        manifest = {**_manifest(part, seed, config, guide), "metrics": metrics}
         (path / "built.json").write_text(json.dumps(manifest, indent=1))
 
 
-def build_metrics(folder: Path) -> dict[str, dict[str, float]]:
+def build_metrics(folder: Path, *, guide: bool = False) -> dict[str, dict[str, float]]:
     """What each part reached when it was built: losses, and accuracy on pairs it never saw."""
-    return {part: json.loads((_path(folder, part) / "built.json").read_text())["metrics"] for part in PARTS}
+    parts: tuple[Part, ...] = (*PARTS, *(("guide",) if guide else ()))
+    return {part: json.loads((_path(folder, part) / "built.json").read_text())["metrics"] for part in parts}
 
 
 def demo_tokenizer() -> Any:
@@ -114,6 +129,12 @@ def judge_prompt(question: str, a: str, b: str) -> str:
 
 def _path(folder: Path, part: Part) -> Path:
     return folder / part.replace(" ", "-")
+
+
+def _manifest(part: Part, seed: int, config: BuildConfig, guide: GuideConfig | None) -> dict[str, Any]:
+    """What a part depends on; the guide's settings change no other part."""
+    found = {"seed": seed, "config": config.model_dump(mode="json")}
+    return {**found, "guide": guide.model_dump(mode="json")} if part == "guide" and guide else found
 
 
 def _is_built(path: Path, wanted: dict[str, Any]) -> bool:

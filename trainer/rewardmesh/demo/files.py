@@ -5,7 +5,7 @@ other models too.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,8 @@ class ModelPaths:
     reward: str
     judge: str
     judge_template: str | None
+    guide: str | None = None
+    """A copy of the policy that was tuned on preferences; only recipes that say so have one."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,29 @@ class DemoFiles:
 def write_files(run_dir: Path, models: ModelPaths, seed: int, settings: Settings) -> DemoFiles:
     """Write prompts, program, mesh and recipe into the run's folder."""
     run_dir.mkdir(parents=True, exist_ok=True)
+    write_prompts_files(run_dir, seed, settings)
+    write_program(run_dir, models)
+    files = DemoFiles(run_dir / "mesh.yaml", run_dir / "recipe.yaml")
+    files.mesh.write_text(yaml.safe_dump(demo_mesh(run_dir, models), sort_keys=False))
+    files.recipe.write_text(yaml.safe_dump(demo_recipe(run_dir, models, seed, settings), sort_keys=False))
+    return files
+
+
+def write_prompts_files(run_dir: Path, seed: int, settings: Settings) -> None:
+    """train.jsonl, as many problems as the steps take, and heldout.jsonl."""
     count = settings.steps * settings.prompts_per_step
     _write_prompts(run_dir / "train.jsonl", generate(count, seed + 1000, "train"))
     # Another seed than the one the settings were chosen on.
     _write_prompts(run_dir / "heldout.jsonl", generate(HELDOUT, seed + 100, "heldout"))
-    template = JUDGE_TEMPLATE if models.judge_template else BUILT_IN_TEMPLATE
-    (run_dir / "program.yaml").write_text(PROGRAM.replace("JUDGE", template))
-    files = DemoFiles(run_dir / "mesh.yaml", run_dir / "recipe.yaml")
-    files.mesh.write_text(yaml.safe_dump(_mesh(run_dir, models), sort_keys=False))
-    files.recipe.write_text(yaml.safe_dump(_recipe(run_dir, models, seed, settings), sort_keys=False))
-    return files
+
+
+def write_program(run_dir: Path, models: ModelPaths, program: Mapping[str, Any] | None = None) -> str:
+    """program.yaml: the demo's, or `program`; returns its name. The text JUDGE stands for the judge template there is."""
+    text = yaml.safe_dump(dict(program), sort_keys=False) if program else PROGRAM
+    text = text.replace("JUDGE", JUDGE_TEMPLATE if models.judge_template else BUILT_IN_TEMPLATE)
+    (run_dir / "program.yaml").write_text(text)
+    name: str = yaml.safe_load(text).get("name", "")
+    return name
 
 
 def _write_prompts(path: Path, problems: Iterable[Problem]) -> None:
@@ -89,7 +104,8 @@ def _write_prompts(path: Path, problems: Iterable[Problem]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def _mesh(run_dir: Path, models: ModelPaths) -> dict[str, Any]:
+def demo_mesh(run_dir: Path, models: ModelPaths) -> dict[str, Any]:
+    """The services of the demo, as mesh.yaml says them."""
     # One thread each: the services work side by side; batch-invariant, so that a resumed run is equal to the bit.
     scorer: dict[str, Any] = {"threads": 1, "batch_invariant": True}
     templates = {"templates": [models.judge_template], "default_template": JUDGE_TEMPLATE} if models.judge_template else {}
@@ -114,7 +130,8 @@ def _mesh(run_dir: Path, models: ModelPaths) -> dict[str, Any]:
     }
 
 
-def _recipe(run_dir: Path, models: ModelPaths, seed: int, settings: Settings) -> dict[str, Any]:
+def demo_recipe(run_dir: Path, models: ModelPaths, seed: int, settings: Settings) -> dict[str, Any]:
+    """The demo's recipe."""
     services = {"gateway": "gateway", "generation": "generation", "logprob": "reference", "verifier": "verifier"}
     return {
         "run_dir": str(run_dir),

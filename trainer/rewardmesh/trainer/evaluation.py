@@ -20,6 +20,8 @@ from rewardmesh.trainer.samples import Rollout, Scores
 from rewardmesh.trainer.step import step_seed
 
 _SEED_SALT = 2**31
+_REFERENCED_TOGETHER = 32
+"""Answers of one call for reference log-probs."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,19 @@ async def answer_heldout(mesh: Mesh, recipe: Recipe, *, greedy: bool, tag: str) 
     results = [(None, item.absence.detail) if item.absence else next(verdicts) for item in items]
     correct = tuple(None if score is None else score >= 0.5 for score, _ in results)
     return Answers(tuple(prompts), tuple(items), correct, tuple(evidence for _, evidence in results))
+
+
+async def heldout_kl(mesh: Mesh, answers: Answers) -> float | None:
+    """KL (nats an answer) of the policy that sampled `answers` to the reference, estimated on them; None without a reference."""
+    written = [item.rollout for item in answers.items if item.absence is None and item.rollout.length]
+    parts = [written[start : start + _REFERENCED_TOGETHER] for start in range(0, len(written), _REFERENCED_TOGETHER)]
+    references = [values for part in await asyncio.gather(*(mesh.reference(part) for part in parts)) for values in part]
+    ratios = [
+        float(np.sum(rollout.sampling_log_probs, dtype=np.float64) - np.sum(reference, dtype=np.float64))
+        for rollout, reference in zip(written, references, strict=True)
+        if reference is not None
+    ]
+    return float(np.mean(ratios)) if ratios else None
 
 
 async def compare_rewards(mesh: Mesh, before: Answers, after: Answers) -> tuple[list[Scores], list[Scores]]:

@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         pa.field("length", pa.int32(), nullable=False),
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("policy_version", pa.int64(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
         pa.field("sampling_log_prob", pa.float64(), nullable=False),
         pa.field("reference_log_prob", pa.float64()),
         pa.field("reward", pa.float64()),
@@ -89,6 +90,7 @@ class LedgerRow:
     credit: float | None = None
     credit_kind: str | None = None
     references: Sequence[str] = ()
+    source: str = "policy"
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def rows_of_group(
                 length=len(rollout.completion_ids),
                 finish_reason=rollout.finish_reason,
                 policy_version=rollout.policy_version,
+                source=rollout.source,
                 sampling_log_prob=float(np.sum(rollout.sampling_log_probs, dtype=np.float64)),
                 reference_log_prob=None if reference is None else float(np.sum(reference, dtype=np.float64)),
                 reward=scores.reward,

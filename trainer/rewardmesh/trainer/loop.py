@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,10 @@ from rewardmesh.serving.config import ConfigError
 from rewardmesh.serving.logs import get_logger
 from rewardmesh.serving.metrics import Stopwatch
 from rewardmesh.trainer.checkpoint import Checkpoint, Checkpoints
+from rewardmesh.trainer.codec import Codec
 from rewardmesh.trainer.credit import Credit
-from rewardmesh.trainer.evaluation import Answers, answer_heldout, compare_rewards
+from rewardmesh.trainer.evaluation import Answers, answer_heldout, compare_rewards, heldout_kl
+from rewardmesh.trainer.held import HeldPolicies
 from rewardmesh.trainer.ledger import Ledger, rows_of_group
 from rewardmesh.trainer.mesh import Mesh, MeshUnavailable
 from rewardmesh.trainer.policy import Policy
@@ -31,13 +33,17 @@ from rewardmesh.trainer.prompts import PromptSet
 from rewardmesh.trainer.recipe import Recipe
 from rewardmesh.trainer.report import write_report
 from rewardmesh.trainer.report.evaluation import write_evaluation
-from rewardmesh.trainer.samples import all_rollouts
-from rewardmesh.trainer.step import Collected, collect
+from rewardmesh.trainer.samplers import SamplerChain
+from rewardmesh.trainer.samples import FloatArray, Rollout, all_rollouts
+from rewardmesh.trainer.step import Collected, Collector
 from rewardmesh.trainer.summary import summarise, write_json
 from rewardmesh.trainer.tracking import Tracking, describe
 
 log = get_logger(__name__)
 tracer = trace.get_tracer(__name__)
+
+_SCORED_TOGETHER = 32
+"""Rollouts whose log-probs are taken in one forward pass, where nobody sampled them."""
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 
@@ -79,12 +85,26 @@ class Trainer:
             torch.set_num_threads(recipe.threads)
         torch.manual_seed(recipe.seed)
         self._algorithm = recipe.make_algorithm()
-        self._prompts = PromptSet(recipe.prompts, recipe.seed)
+        prompts = PromptSet(recipe.prompts, recipe.seed)
         self._ledger = Ledger(self.run_dir / "ledger")
         self.policy = Policy(recipe, self._algorithm, str(start.policy) if start else recipe.policy)
         self.step = start.step if start else 0
         self._tracking = Tracking(self.run_dir, recipe.metrics_host, recipe.metrics_port)
+        codec = Codec(self.policy.tokenizer, self.policy.model)
         self._mesh = Mesh(recipe)
+        self._mesh.decode = codec.decode
+        self._samplers = SamplerChain(recipe.make_samplers())
+        self._held = HeldPolicies(self.run_dir / "held", self._samplers.checkpoints)
+        self._held.forget_after(self.step)
+        self._collector = Collector(
+            self._mesh,
+            recipe,
+            self._samplers,
+            prompts,
+            codec,
+            reference=self._algorithm.needs_reference,
+            log_probs=self._log_probs,
+        )
         self._program = ""
         if start:
             self._restore(start)
@@ -99,6 +119,7 @@ class Trainer:
             )
         self.policy.load_state(state["policy"])
         self._algorithm.load_state(state["algorithm"])
+        self._collector.load_state(state["collector"])
         self._mesh.requests.update(state["requests"])
         self._mesh.absences.update({tuple(name.split("/", 1)): count for name, count in state["absences"].items()})
         log.info("resuming", step=checkpoint.step, path=str(checkpoint.path))
@@ -108,7 +129,7 @@ class Trainer:
         (self.run_dir / "recipe.yaml").write_text(yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False))
         self._program = await self._mesh.describe()
         (self.run_dir / "program.yaml").write_text(self._program)
-        await self._publish()
+        await self._publish(self.step)
         before = await self._evaluate_before()
         if on_step and before:
             on_step(0, {"accuracy": before["sampled"].accuracy, "accuracy_greedy": before["greedy"].accuracy})
@@ -130,9 +151,9 @@ class Trainer:
         watch = Stopwatch()
         rng = np.random.default_rng([self.recipe.seed, step])
         with tracer.start_as_current_span("step", attributes={"step": step}):
-            prompts = self._prompts.batch(step, self.recipe.sampling.prompts_per_step)
+            version = self._mesh.policy.version
             with tracer.start_as_current_span("collect"):
-                collected = await collect(self._mesh, self.recipe, prompts, step, reference=self._algorithm.needs_reference)
+                collected = await self._collector.collect(step)
             metrics = describe(collected)
             self._check_absences(step, metrics)
             training = Stopwatch()
@@ -141,7 +162,7 @@ class Trainer:
             seconds = {**collected.seconds, "train": training.seconds}
             publishing = Stopwatch()
             with tracer.start_as_current_span("publish"):
-                await self._publish()
+                await self._publish(step)
             seconds["publish"] = publishing.seconds
         total = watch.seconds
         metrics.update(learned)
@@ -149,26 +170,35 @@ class Trainer:
         metrics.update(
             seconds_total=total,
             reward_wait_fraction=seconds["score"] / total,
-            policy_version=float(collected.groups[0].rollouts[0].policy_version),
+            policy_version=float(version),
         )
         self._write_ledger(step, collected, credit)
         self.step = step
         if self._heldout_due(step):
-            metrics["accuracy"] = (await answer_heldout(self._mesh, self.recipe, greedy=False, tag=f"heldout-{step:06d}")).accuracy
+            answers = await answer_heldout(self._mesh, self.recipe, greedy=False, tag=f"heldout-{step:06d}")
+            metrics["accuracy"] = answers.accuracy
+            kl = await heldout_kl(self._mesh, answers)
+            if kl is not None:
+                metrics["heldout_kl"] = kl
         self._tracking.log(step, metrics)
         if self._checkpoints_due():
             self._save()
         return metrics
 
-    def _learn(self, collected: Collected, rng: np.random.Generator) -> tuple[Credit, dict[str, float]]:
-        """Credit and the optimiser steps; runs off the event loop."""
-        values = self.policy.old_values(all_rollouts(collected.groups))
-        credit = self._algorithm.credit(collected.groups, rng, values)
+    def _learn(self, collected: Collected, rng: np.random.Generator) -> tuple[Credit | None, dict[str, float]]:
+        """Credit and the optimiser steps; runs off the event loop. None where the samplers have kept nothing."""
+        if not collected.learned:
+            log.warning("the samplers kept nothing of this step")
+            return None, {"optimiser_steps": 0.0}
+        values = self.policy.old_values(all_rollouts(collected.learned))
+        credit = self._algorithm.credit(collected.learned, rng, values)
         metrics = {f"left_out/{name}": float(count) for name, count in credit.left_out.items()}
-        metrics.update(credit.metrics)
         if credit.is_empty:
             log.warning("no sample of this step can be learned from", left_out=dict(credit.left_out))
-            return credit, {**metrics, "optimiser_steps": 0.0}
+            return credit, {**metrics, **credit.metrics, "optimiser_steps": 0.0}
+        if credit.needs_old_log_probs:
+            credit = credit.with_old_log_probs(torch.from_numpy(np.concatenate(self._log_probs(credit.rollouts))))
+        metrics.update(credit.metrics)
         metrics.update(self.policy.update(self._algorithm, credit, rng))
         metrics.update(self._algorithm.finish_step(credit))
         return credit, metrics
@@ -184,8 +214,17 @@ class Trainer:
                 f"{self.recipe.patience.max_absent_fraction:.0%} ({reasons})"
             )
 
-    def _write_ledger(self, step: int, collected: Collected, credit: Credit) -> None:
-        given = credit.ledger_rows()
+    def _log_probs(self, rollouts: Sequence[Rollout]) -> list[FloatArray]:
+        """Per-token log-probs under the policy in training, float32 [m] each."""
+        found: list[FloatArray] = []
+        with torch.no_grad():
+            for part in (rollouts[start : start + _SCORED_TOGETHER] for start in range(0, len(rollouts), _SCORED_TOGETHER)):
+                values = self.policy.log_probs(part).float().cpu().numpy()
+                found += np.split(values, np.cumsum([rollout.length for rollout in part])[:-1])
+        return found
+
+    def _write_ledger(self, step: int, collected: Collected, credit: Credit | None) -> None:
+        given = credit.ledger_rows() if credit else {}
         rows = []
         for group, attempts, details in zip(collected.groups, collected.attempts, collected.details, strict=True):
             entries = [given.get(rollout.id) for rollout in group.rollouts]
@@ -199,12 +238,16 @@ class Trainer:
             )
         self._ledger.write(step, rows)
 
-    async def _publish(self) -> None:
-        """Hand the weights to the generator; only the version in use stays on disk."""
+    async def _publish(self, step: int) -> None:
+        """Hand the weights after `step` to who writes completions; only the version in use, and those held for samplers, stay on disk."""
         folder = self.run_dir / "weights"
-        path = folder / f"step-{self.step:06d}-{time.time_ns()}"
+        path = folder / f"step-{step:06d}-{time.time_ns()}"
         await asyncio.to_thread(write_version, path, self.policy.model, self.policy.tokenizer)
         await self._mesh.publish(path)
+        if self._samplers.needs_policy_logits:
+            await self._mesh.publish_logits(path)
+        await asyncio.to_thread(self._held.remember, step, path)
+        await self._mesh.hold(self._held.needed(step + 1))
         for old in folder.iterdir():
             if old != path:
                 shutil.rmtree(old)
@@ -214,10 +257,12 @@ class Trainer:
             "recipe": self.recipe.fingerprint(),
             "policy": self.policy.state(),
             "algorithm": dict(self._algorithm.state()),
+            "collector": self._collector.state(),
             "requests": dict(self._mesh.requests),
             "absences": {"/".join(key): count for key, count in self._mesh.absences.items()},
         }
         self._checkpoints.save(self.step, self.policy.model, self.policy.tokenizer, state)
+        self._held.forget_before(self.step + 1)
 
     def _checkpoints_due(self, *, last: bool = False) -> bool:
         newest = self._checkpoints.latest()
@@ -243,7 +288,7 @@ class Trainer:
             return await self._evaluate("before")
         await self._mesh.publish(Path(self.recipe.policy))
         answers = await self._evaluate("before")
-        await self._publish()
+        await self._publish(self.step)
         return answers
 
     async def _finish(self, before: dict[str, Answers]) -> dict[str, object]:
@@ -257,6 +302,8 @@ class Trainer:
         summary = summarise(
             self.recipe, self._mesh, self._tracking.history.read(), self._ledger.check(last_step=self.recipe.steps), before, after, scores
         )
+        if after:
+            summary["heldout_kl"] = await heldout_kl(self._mesh, after["sampled"])
         write_json(self.run_dir / "summary.json", summary)
         await asyncio.to_thread(write_report, self.run_dir)
         return summary

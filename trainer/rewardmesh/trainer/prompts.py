@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ class Prompt:
         id: stable within the file.
         messages: (role, content) pairs.
         references: gold answers, best first.
+        demonstrations: preferred answers written out, best first; samplers start from them or compare with them.
         tags: labels that programs route by.
     """
 
@@ -29,6 +31,7 @@ class Prompt:
     messages: tuple[tuple[str, str], ...]
     references: tuple[str, ...]
     tags: Mapping[str, str] = field(default_factory=dict)
+    demonstrations: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -37,24 +40,43 @@ class Prompt:
 
 
 class PromptSet:
-    """All prompts of a source, shuffled anew in every epoch."""
+    """All prompts of a source, shuffled anew in every epoch: an endless sequence, which a run walks from position 0.
+
+    Attributes:
+        by_id: every prompt.
+    """
 
     def __init__(self, source: PromptSource, seed: int) -> None:
-        self.prompts = read_prompts(source)
+        prompts = read_prompts(source)
+        self.by_id = {prompt.id: prompt for prompt in prompts}
+        if len(self.by_id) != len(prompts):
+            twice = [id_ for id_, count in Counter(prompt.id for prompt in prompts).items() if count > 1]
+            raise ConfigError(f"{source.path}: prompt ids must be distinct, met twice: {', '.join(twice[:5])}")
+        self._prompts = prompts
         self._seed = seed
 
-    def batch(self, step: int, size: int) -> list[Prompt]:
-        """The prompts of a step (from 1): each prompt once an epoch; a prompt never twice in a step unless the file is smaller."""
-        total = len(self.prompts)
-        chosen = []
-        for position in range((step - 1) * size, step * size):
+    def take(self, position: int, count: int, without: Collection[str] = ()) -> tuple[list[Prompt], int]:
+        """`count` distinct prompts from `position` on, and the position after the last one looked at.
+
+        Those whose ids are in `without` are passed over; fewer than `count` come back when all others have been taken.
+        """
+        total = len(self._prompts)
+        taken: dict[str, Prompt] = {}
+        available = total - len(set(without) & set(self.by_id))
+        while len(taken) < min(count, available):
             order = np.random.default_rng([self._seed, position // total]).permutation(total)
-            chosen.append(self.prompts[order[position % total]])
-        return chosen
+            for place in order[position % total :]:
+                position += 1
+                prompt = self._prompts[place]
+                if prompt.id not in without:
+                    taken.setdefault(prompt.id, prompt)
+                if len(taken) == min(count, available):
+                    break
+        return list(taken.values()), position
 
 
 def read_prompts(source: PromptSource) -> list[Prompt]:
-    """Read every line.
+    """Read every line, or the first `limit` prompts.
 
     Raises:
         ConfigError: unreadable file, a line that is not JSON or lacks the fields, naming the line.
@@ -72,6 +94,8 @@ def read_prompts(source: PromptSource) -> list[Prompt]:
             prompts.append(_prompt(record, number, source))
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{source.path}:{number}: {error}") from error
+        if len(prompts) == source.limit:
+            break
     if not prompts:
         raise ConfigError(f"prompts.path: {source.path} holds no prompts")
     return prompts
@@ -83,10 +107,17 @@ def _prompt(record: Any, number: int, source: PromptSource) -> Prompt:
     if source.prompt_field not in record:
         raise KeyError(f"has no field {source.prompt_field!r}; its fields are {', '.join(record)} (see prompt_field)")
     turns = turns_of(record[source.prompt_field])
-    references = record.get(source.reference_field, [])
-    references = [references] if isinstance(references, str) else references
     tags = record.get("tags", {})
     if not isinstance(tags, dict):
         raise TypeError("tags: must be a mapping of strings")
-    tags = {str(key): str(value) for key, value in tags.items()}
-    return Prompt(str(record.get("id", f"line{number}")), tuple(turns), tuple(str(reference) for reference in references), tags)
+    return Prompt(
+        str(record.get("id", f"line{number}")),
+        tuple(turns),
+        _texts(record.get(source.reference_field, [])),
+        {str(key): str(value) for key, value in tags.items()},
+        _texts(record.get(source.demonstration_field, [])),
+    )
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(str(text) for text in value)

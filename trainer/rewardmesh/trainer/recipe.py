@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rewardmesh.serving.config import ConfigError, describe_errors, read_yaml
-from rewardmesh.trainer.algorithms import Algorithm, known_algorithms, load_algorithm
+from rewardmesh.serving.config import ConfigError, describe_errors
+from rewardmesh.trainer.algorithms import Algorithm, algorithm_config, known_algorithms, load_algorithm
+from rewardmesh.trainer.recipe_file import read_recipe
+from rewardmesh.trainer.samplers import Sampler, known_samplers, load_sampler, sampler_config
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class About(_Part):
+    """What a recipe is for, as docs/algorithms.md shows it."""
+
+    title: str = Field(description="name of the method")
+    paper: str = Field(description="authors, year and arXiv id")
+    changes: str = Field(description="what it changes against its neighbours")
+    use: str = Field(description="when to use it")
+    needs: str = Field(description="what it needs from the mesh")
 
 
 class PromptSource(_Part):
@@ -24,6 +36,8 @@ class PromptSource(_Part):
     path: Path = Field(description="JSONL file")
     prompt_field: str = Field("prompt", description="holds a string or a list of {role, content}")
     reference_field: str = Field("references", description="holds a string or a list of gold answers; may be missing in the file")
+    demonstration_field: str = Field("demonstrations", description="holds a preferred answer or a list of them; may be missing")
+    limit: int = Field(0, ge=0, description="only the first so many prompts; 0 for all")
 
 
 class Services(_Part):
@@ -54,7 +68,7 @@ class Optimiser(_Part):
     warmup_steps: int = Field(0, ge=0, description="steps over which the rate rises")
     schedule: Literal["constant", "linear"] = Field("constant", description="after the warm-up: stay, or fall to zero at the last step")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
-    micro_batch_tokens: int = Field(16384, ge=1, description="prompt and completion tokens of one forward and backward pass")
+    micro_batch_tokens: int = Field(4096, ge=1, description="prompt and completion tokens of one forward and backward pass")
 
 
 class Patience(_Part):
@@ -79,14 +93,19 @@ class Evaluation(_Part):
 class Recipe(_Part):
     """A training run."""
 
+    about: About | None = Field(None, description="what the recipe is for; says nothing to the run")
     run_dir: Path = Field(description="folder of the run: checkpoints, ledger, metrics, report")
     policy: str = Field(description="Hugging Face model directory or hub name of the policy to train")
     prompts: PromptSource = Field(description="what the policy is trained on")
     services: Services = Field(description="where the mesh is")
     program: str = Field("", description="reward program; empty for the gateway's only one")
     reference_policy: str = Field("reference", description="name of the reference policy at the log-prob service")
+    guide_policy: str = Field(
+        "", description="name of a preference-tuned policy there, whose log-ratios to the reference are the token rewards; empty for none"
+    )
     algorithm: dict[str, Any] = Field(description="name, and the algorithm's own options")
     sampling: Sampling = Sampling()
+    samplers: list[dict[str, Any]] = Field([], description="what decides which samples there are, in order: name, and its own options")
     optimiser: Optimiser = Optimiser()
     patience: Patience = Patience()
     evaluation: Evaluation | None = Field(None, description="held-out evaluation; unset for none")
@@ -107,23 +126,33 @@ class Recipe(_Part):
             raise ValueError(f"sampling.completions: {algorithm.name} needs at least {algorithm.samples_per_prompt_min}")
         if algorithm.needs_reference and not self.services.logprob:
             raise ValueError(f"services.logprob: {algorithm.name} needs reference log-probabilities")
+        if self.guide_policy and not self.services.logprob:
+            raise ValueError("services.logprob: guide_policy needs log-probabilities")
+        for sampler in self.make_samplers():
+            if self.sampling.completions < sampler.completions_min:
+                raise ValueError(f"sampling.completions: the sampler {sampler.name} needs at least {sampler.completions_min}")
+            if sampler.needs_logprob and not self.services.logprob:
+                raise ValueError(f"services.logprob: the sampler {sampler.name} needs it")
         if self.evaluation and not self.services.verifier:
             raise ValueError("services.verifier: the held-out evaluation needs it")
         return self
 
     @classmethod
-    def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-        """Read a recipe; `overrides` replaces top-level fields.
+    def load(cls, path: Path, changes: Sequence[str] = ()) -> Recipe:
+        """Read a recipe file with its bases; `changes` are "path.to.field=value".
 
         Raises:
             ConfigError: with file and field of every mistake.
         """
-        document = read_yaml(path)
-        document.update({key: value for key, value in (overrides or {}).items() if value is not None})
+        return cls.parse(read_recipe(path, changes), str(path))
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], source: str = "recipe") -> Recipe:
+        """Check a recipe given as a mapping; as `load`."""
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            raise ConfigError(describe_errors(error, str(path))) from error
+            raise ConfigError(describe_errors(error, source, cls)) from error
 
     def make_algorithm(self) -> Algorithm:
         """The algorithm with its options checked; ValueError names the mistake."""
@@ -134,11 +163,30 @@ class Recipe(_Part):
         try:
             return load_algorithm(name, options)
         except ValidationError as error:
-            raise ValueError(describe_errors(error, "algorithm")) from error
+            raise ValueError(describe_errors(error, "algorithm", algorithm_config(name))) from error
+        except ValueError as error:
+            raise ValueError(f"algorithm.name: {error}") from error
+
+    def make_samplers(self) -> list[Sampler]:
+        """The samplers with their options checked, in order; ValueError names the mistake."""
+        made: list[Sampler] = []
+        for place, given in enumerate(self.samplers):
+            options = dict(given)
+            name = options.pop("name", None)
+            if not isinstance(name, str):
+                raise ValueError(f"samplers[{place}].name: is missing; one of {', '.join(known_samplers())}")
+            if name in {sampler.name for sampler in made}:
+                raise ValueError(f"samplers[{place}].name: {name} is there already")
+            try:
+                made.append(load_sampler(name, options))
+            except ValidationError as error:
+                raise ValueError(describe_errors(error, f"samplers[{place}]", sampler_config(name))) from error
+        return made
 
     def fingerprint(self) -> str:
         """Hash (hex) of what must not change between a checkpoint and its resumption."""
         free = {
+            "about",
             "run_dir",
             "services",
             "steps",

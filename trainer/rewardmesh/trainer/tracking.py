@@ -14,7 +14,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from rewardmesh.serving.metrics import start_metrics_server
 from rewardmesh.trainer.history import History
-from rewardmesh.trainer.step import Collected
+from rewardmesh.trainer.step import NOT_SELECTED, Collected
 
 STEP = Gauge("rewardmesh_trainer_step", "Steps finished.")
 STEPS = Counter("rewardmesh_trainer_steps", "Steps finished by this process.")
@@ -65,18 +65,25 @@ class Tracking:
 
 
 def describe(collected: Collected) -> dict[str, float]:
-    """Metrics of what the mesh said in a step: means over what is present, counts of what is absent.
+    """Metrics of what the mesh said in a step: means over what is present, counts of what is absent or was not asked for.
 
-    `kl` is the mean over samples of sum_t (log pi - log pi_ref), the k1 estimate of the sequence KL, in nats.
+    Means are over the policy's own samples (over all where there are none); counts over all. `kl` is the mean over the policy's samples
+    of sum_t (log pi - log pi_ref), the k1 estimate of the sequence KL, in nats.
     """
-    scores = [score for group in collected.groups for score in group.scores]
-    rollouts = [rollout for group in collected.groups for rollout in group.rollouts]
+    everything = [pair for group in collected.groups for pair in zip(group.rollouts, group.scores, strict=True)]
+    present = sum(score.reward is not None for _, score in everything)
+    skipped = sum(score.absence == NOT_SELECTED for _, score in everything)
+    absent = len(everything) - present - skipped
+    own = [pair for pair in everything if pair[0].source == "policy"] or everything
+    scores = [score for _, score in own]
     rewards = [score.reward for score in scores if score.reward is not None]
     metrics: dict[str, float] = {
-        "reward_present": float(len(rewards)),
-        "reward_absent": float(len(scores) - len(rewards)),
-        "length_mean": float(np.mean([rollout.length for rollout in rollouts])),
-        "truncated_fraction": float(np.mean([rollout.finish_reason == "length" for rollout in rollouts])),
+        "reward_present": float(present),
+        "reward_absent": float(absent),
+        "reward_not_selected": float(skipped),
+        "length_mean": float(np.mean([rollout.length for rollout, _ in own])),
+        "truncated_fraction": float(np.mean([rollout.finish_reason == "length" for rollout, _ in own])),
+        **collected.metrics,
     }
     if rewards:
         metrics.update(reward_mean=float(np.mean(rewards)), reward_std=float(np.std(rewards)))
@@ -86,6 +93,7 @@ def describe(collected: Collected) -> dict[str, float]:
         for name, value in score.components.items():
             if value is not None:
                 by_component.setdefault(name, []).append(value)
+    for _, score in everything:
         absences.update(f"{name}/{reason}" for name, reason in score.component_absences.items())
     metrics.update({f"component/{name}": float(np.mean(values)) for name, values in sorted(by_component.items())})
     metrics.update({f"absences/{name}": float(count) for name, count in sorted(absences.items())})
@@ -93,11 +101,11 @@ def describe(collected: Collected) -> dict[str, float]:
         float(np.sum(rollout.sampling_log_probs, dtype=np.float64) - np.sum(reference, dtype=np.float64))
         for group in collected.groups
         for rollout, reference in zip(group.rollouts, group.reference_log_probs, strict=True)
-        if reference is not None
+        if reference is not None and rollout.source == "policy"
     ]
     if ratios:
         metrics["kl"] = float(np.mean(ratios))
-    for outcome, count in (("present", len(rewards)), ("absent", len(scores) - len(rewards))):
+    for outcome, count in (("present", present), ("absent", absent), ("not_selected", skipped)):
         SAMPLES.labels(outcome).inc(count)
     for name, count in absences.items():
         signal, _, reason = name.rpartition("/")

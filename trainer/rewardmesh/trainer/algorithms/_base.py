@@ -16,12 +16,14 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from rewardmesh.serving.config import nearest
 from rewardmesh.trainer.credit import Credit
 from rewardmesh.trainer.samples import Group
 
@@ -94,7 +96,15 @@ def known_algorithms() -> tuple[str, ...]:
 
 def load_algorithm(name: str, config: Mapping[str, object] | None = None) -> Algorithm:
     """The algorithm `name` with `config` validated by its own model; ValueError for an unknown name lists the known ones."""
+    return cast(Algorithm, _module(name).create(algorithm_config(name).model_validate(dict(config or {}))))
+
+
+def algorithm_config(name: str) -> type[AlgorithmConfig]:
+    """The configuration class of the algorithm `name`; ValueError as `load_algorithm`."""
+    return cast(type[AlgorithmConfig], _module(name).Config)
+
+
+def _module(name: str) -> ModuleType:
     if name not in known_algorithms():
-        raise ValueError(f"unknown algorithm {name!r}, known: {', '.join(known_algorithms())}")
-    module = importlib.import_module(f"rewardmesh.trainer.algorithms.{name}")
-    return cast(Algorithm, module.create(module.Config.model_validate(dict(config or {}))))
+        raise ValueError(f"unknown algorithm {name!r}{nearest(name, known_algorithms())}, known: {', '.join(known_algorithms())}")
+    return importlib.import_module(f"rewardmesh.trainer.algorithms.{name}")

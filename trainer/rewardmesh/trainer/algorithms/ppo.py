@@ -7,41 +7,42 @@ penalised. k1 in the reward makes pi_ref exp(reward / kl_coef) / Z the optimum.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Self
+from typing import Annotated, Any
 
 import numpy as np
-import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from rewardmesh.trainer.algorithms._base import AlgorithmConfig, LossOutput
+from rewardmesh.trainer.algorithms._base import LossOutput
+from rewardmesh.trainer.algorithms._policy_gradient import shift_metrics, token_credit_of
+from rewardmesh.trainer.algorithms._rewards import Clip, ClipHigh, DualClip, KLCoef, RewardConfig, RewardState
 from rewardmesh.trainer.credit import Credit, TokenCredit, minibatches, token_credit
-from rewardmesh.trainer.losses import AdaptiveKL, clipped_policy_loss, clipped_value_loss
+from rewardmesh.trainer.losses import KLEstimator, clipped_policy_loss, clipped_value_loss
 from rewardmesh.trainer.samples import Group
 
+Epochs = Annotated[int, Field(ge=1, description="passes over the batch")]
+Gamma = Annotated[float, Field(ge=0, le=1, description="discount per action")]
+Lam = Annotated[float, Field(ge=0, le=1, description="lambda of generalised advantage estimation")]
+KLEstimatorOption = Annotated[KLEstimator, Field(description="estimator of the per-token KL in the reward")]
+ValueClip = Annotated[float | None, Field(gt=0, description="a value may move by this from its old one; unset for no bound")]
+ValueCoef = Annotated[float, Field(ge=0, description="weight of the critic's loss")]
+WhitenAdvantages = Annotated[bool, Field(description="advantages brought to mean 0 and variance 1 over the actions of the batch")]
 
-class PPOConfig(AlgorithmConfig):
+
+class PPOConfig(RewardConfig):
     """Options of PPO."""
 
-    epochs: int = Field(default=4, ge=1, description="passes over the batch")
-    gamma: float = Field(default=1.0, ge=0, le=1)
-    lam: float = Field(default=0.95, ge=0, le=1)
-    kl_coef: float = Field(default=0.05, ge=0, description="per-token penalty on log pi_old - log pi_ref, in the reward")
-    clip: float = Field(default=0.2, gt=0)
-    dual_clip: float | None = Field(default=None, gt=1)
-    value_clip: float | None = Field(default=0.2, gt=0)
-    vf_coef: float = Field(default=0.1, ge=0)
-    whiten_advantages: bool = True
-    reward_clip: float | None = Field(default=None, gt=0, description="scores are clipped to +- this")
-    missing_eos_penalty: float = Field(default=0.0, ge=0, description="subtracted from the score of a truncated completion")
-    target_kl: float | None = Field(default=None, gt=0, description="nats per rollout; when given, kl_coef adapts to it")
-    kl_horizon: float = Field(default=10_000, gt=0, description="rollouts over which kl_coef adapts")
-
-    @model_validator(mode="after")
-    def _adaptive_kl_starts_somewhere(self) -> Self:
-        if self.target_kl is not None and self.kl_coef == 0:
-            raise ValueError("target_kl needs kl_coef > 0: it is adapted by factors")
-        return self
+    epochs: Epochs = 4
+    gamma: Gamma = 1.0
+    lam: Lam = 0.95
+    kl_coef: KLCoef = 0.05
+    kl_estimator: KLEstimatorOption = "k1"
+    clip: Clip = 0.2
+    clip_high: ClipHigh = None
+    dual_clip: DualClip = None
+    value_clip: ValueClip = 0.2
+    vf_coef: ValueCoef = 0.1
+    whiten_advantages: WhitenAdvantages = True
 
 
 class PPO:
@@ -54,7 +55,7 @@ class PPO:
     def __init__(self, config: PPOConfig) -> None:
         self.config = config
         self.needs_reference = config.kl_coef > 0
-        self.controller = None if config.target_kl is None else AdaptiveKL(config.kl_coef, config.target_kl, config.kl_horizon)
+        self.rewards = RewardState(config)
 
     @property
     def epochs(self) -> int:
@@ -64,73 +65,83 @@ class PPO:
     @property
     def kl_coef(self) -> float:
         """The coefficient in force."""
-        return self.config.kl_coef if self.controller is None else self.controller.coefficient
+        return self.rewards.kl_coef
 
     def credit(self, groups: Sequence[Group], rng: np.random.Generator, values: Tensor | None = None) -> TokenCredit:
         """Advantages and returns; `values` Tensor[N] of the critic over `all_rollouts(groups)`, before the update."""
         if values is None:
-            raise ValueError("values must be given: PPO needs a critic")
-        return token_credit(
-            groups,
-            values,
-            kl_coef=self.kl_coef,
-            gamma=self.config.gamma,
-            lam=self.config.lam,
-            whiten_advantages=self.config.whiten_advantages,
-            reward_clip=self.config.reward_clip,
-            missing_eos_penalty=self.config.missing_eos_penalty,
-        )
+            raise ValueError(f"values must be given: {self.name} needs a critic")
+        return token_credit(groups, values, **self.credit_options(groups))
+
+    def credit_options(self, groups: Sequence[Group]) -> dict[str, Any]:
+        """Arguments of `token_credit`, of which some subclasses change or add to."""
+        config = self.config
+        return {
+            "kl_coef": self.kl_coef,
+            "kl_estimator": config.kl_estimator,
+            "needs_reference": self.needs_reference,
+            "gamma": config.gamma,
+            "lam": config.lam,
+            "whiten_advantages": config.whiten_advantages,
+            "rule": self.rewards.rule,
+            "correction": config.correction(),
+        }
 
     def minibatches(self, credit: Credit, rng: np.random.Generator) -> Iterator[Credit]:
         """Whole groups per minibatch where there are enough of them, else single rollouts."""
         return minibatches(credit, self.config.minibatches, rng)
 
-    def loss(self, credit: Credit, log_probs: Tensor, values: Tensor | None = None) -> LossOutput:
-        """Token mean of the policy loss plus vf_coef times that of the value loss.
+    def policy_losses(self, credit: TokenCredit, log_probs: Tensor) -> Tensor:
+        """Policy loss of each token, Tensor[N]."""
+        device, config = log_probs.device, self.config
+        old, advantages = credit.old_log_probs.to(device), credit.advantages.to(device)
+        return clipped_policy_loss(log_probs, old, advantages, config.clip, config.dual_clip, clip_high=config.clip_high)
 
-        Metrics: `policy_loss`, `value_loss`, `clip_fraction` (tokens whose ratio is outside the clip), `policy_shift` (mean k2 of the
-        new against the sampling policy).
+    def log_ratio(self, credit: TokenCredit, log_probs: Tensor) -> Tensor:
+        """log pi - log pi_old in nats of the action each token belongs to, Tensor[N]."""
+        return log_probs - credit.old_log_probs.to(log_probs.device)
+
+    @property
+    def policy_coef(self) -> float:
+        """Weight of the policy loss."""
+        return 1.0
+
+    def loss(self, credit: Credit, log_probs: Tensor, values: Tensor | None = None) -> LossOutput:
+        """Mean over actions of the policy loss plus vf_coef times that of the value loss.
+
+        Metrics: `policy_loss`, `value_loss`, `clip_fraction` (actions whose ratio is outside the clip), `policy_shift` (mean k2 of the
+        new against the old policy).
         """
-        if not isinstance(credit, TokenCredit):
-            raise TypeError(f"PPO takes TokenCredit, got {type(credit).__name__}")
-        if values is None or credit.returns is None or credit.old_values is None:
-            raise ValueError("values, and credit with returns and old_values, must be given: PPO needs a critic")
-        credit.layout.check(log_probs, "log_probs")
-        credit.layout.check(values, "values")
+        tokens = token_credit_of(credit, self.name)
+        if values is None or tokens.returns is None or tokens.old_values is None:
+            raise ValueError(f"values, and credit with returns and old_values, must be given: {self.name} needs a critic")
+        tokens.layout.check(log_probs, "log_probs")
+        tokens.layout.check(values, "values")
         device = log_probs.device
-        old_log_probs = credit.old_log_probs.to(device)
-        share = credit.weight.to(device).double() / (credit.normaliser or 1.0)
-        policy = clipped_policy_loss(log_probs, old_log_probs, credit.advantages.to(device), self.config.clip, self.config.dual_clip)
-        value = clipped_value_loss(values, credit.old_values.to(device), credit.returns.to(device), self.config.value_clip)
-        policy_loss, value_loss = (share * policy).sum(), (share * value).sum()
-        loss = policy_loss + self.config.vf_coef * value_loss
-        with torch.no_grad():
-            shift = (log_probs - old_log_probs).double()
-            metrics = {
-                "loss": float(loss),
-                "policy_loss": float(policy_loss),
-                "value_loss": float(value_loss),
-                "clip_fraction": float((share * ((shift.exp() - 1).abs() > self.config.clip)).sum()),
-                "policy_shift": float((share * shift.square() / 2).sum()),
-            }
+        share = tokens.weight.to(device).double() / (tokens.normaliser or 1.0)
+        policy_share = share if tokens.importance is None else share * tokens.importance.to(device)
+        value = clipped_value_loss(values, tokens.old_values.to(device), tokens.returns.to(device), self.config.value_clip)
+        policy_loss, value_loss = (policy_share * self.policy_losses(tokens, log_probs)).sum(), (share * value).sum()
+        loss = self.policy_coef * policy_loss + self.config.vf_coef * value_loss
+        metrics = {
+            "loss": float(loss.detach()),
+            "policy_loss": float(policy_loss.detach()),
+            "value_loss": float(value_loss.detach()),
+            **shift_metrics(tokens, log_probs, self.log_ratio(tokens, log_probs), self.config.clip, self.config.clip_high),
+        }
         return LossOutput(loss.to(log_probs.dtype), metrics)
 
     def finish_step(self, credit: Credit) -> dict[str, float]:
-        """Moves the KL coefficient, when it adapts."""
-        if self.controller is not None and not credit.is_empty:
-            self.controller.update(credit.metrics["kl"], credit.metrics["rollouts"])
-        return {"kl_coef": self.kl_coef}
+        """Moves the KL coefficient and the score statistics, where they move."""
+        return self.rewards.finish_step(credit)
 
     def state(self) -> dict[str, float]:
-        """The adaptive coefficient, when there is one."""
-        return {} if self.controller is None else {"kl_coef": self.controller.coefficient}
+        """What adapts."""
+        return self.rewards.state()
 
     def load_state(self, state: Mapping[str, float]) -> None:
         """Restores `state()`."""
-        if set(state) != set(self.state()):
-            raise ValueError(f"state has {sorted(state)}, this configuration keeps {sorted(self.state())}")
-        if self.controller is not None:
-            self.controller.coefficient = state["kl_coef"]
+        self.rewards.load_state(state)
 
 
 Config = PPOConfig

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self, TypedDict
 
+from torch import Tensor
+
 from rewardmesh.trainer.credit.layout import TokenLayout
 from rewardmesh.trainer.samples import Rollout
 
@@ -61,6 +63,15 @@ class Credit(ABC):
     @abstractmethod
     def units(self, at_least: int) -> list[list[int]]:
         """Sequence indices that should stay together (a prompt's rollouts); finer, where possible, to reach `at_least` units."""
+
+    @property
+    def needs_old_log_probs(self) -> bool:
+        """Whether the policy's own log-probs before the update must be given by `with_old_log_probs` before any loss is taken."""
+        return False
+
+    def with_old_log_probs(self, log_probs: Tensor) -> Self:
+        """The same credit with the policy's log-probs before the update, Tensor[N] without gradient. TypeError where none are wanted."""
+        raise TypeError(f"{type(self).__name__} takes no old log-probs")
 
     @abstractmethod
     def ledger_rows(self) -> dict[str, CreditRow]:

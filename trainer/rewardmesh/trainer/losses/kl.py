@@ -4,7 +4,12 @@ Schulman, "Approximating KL divergence" (joschu.net/blog/kl-approx.html, 2020). 
 has a zero-mean gradient and regularises nothing, k3 as a loss has the optimum of the reverse divergence: place them with care.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Literal
+
 from torch import Tensor
+
+KLEstimator = Literal["k1", "k2", "k3"]
 
 
 def k1(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
@@ -21,6 +26,10 @@ def k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
     """exp(-k1) - 1 + k1, Tensor[N]: unbiased, never negative."""
     difference = k1(log_probs, reference_log_probs)
     return (-difference).expm1() + difference
+
+
+KL_ESTIMATORS: Mapping[KLEstimator, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
+"""By name: each takes (log_probs, reference_log_probs), of tokens or of whole sequences, in nats."""
 
 
 class AdaptiveKL:

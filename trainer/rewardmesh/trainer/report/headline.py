@@ -42,7 +42,7 @@ def headline_rows(summary: Mapping[str, object]) -> list[HeadlineRow]:
     for name in dict.fromkeys([*before_components, *after_components]):
         rows.append(_row(f"  component {name}", before_components.get(name), after_components.get(name)))
     rows.append(_row("Completion length (tokens)", summary.get("length_before"), summary.get("length_after"), digits=1))
-    rows.append(HeadlineRow("KL from the reference (nats)", MISSING, text_of(summary.get("kl"))))
+    rows.append(HeadlineRow("KL from the reference (nats)", MISSING, text_of(summary.get("heldout_kl", summary.get("kl")))))
     absences = section(summary, "absences")
     rows.append(HeadlineRow("Absent scores in training", MISSING, text_of(int(total(absences))) if "absences" in summary else MISSING))
     return rows

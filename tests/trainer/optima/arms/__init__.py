@@ -1,0 +1,1 @@
+"""The bandit as verifiers, for a server's `verifier_packages`."""
