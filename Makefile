@@ -7,7 +7,7 @@ RUN_DIR ?= runs/demo
 BASE_BRANCH ?= main
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check format lint types schema proto bench bench-scoring peers engines-env test-engines clean
+.PHONY: demo test check format lint types schema proto bench bench-scoring bench-trainer bench-recipes bench-online peers engines-env test-engines oracles-env test-oracles clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +53,15 @@ bench: $(VENV)/.ready  ## figures into benchmarks/results
 bench-scoring: $(VENV)/.ready peers  ## us and every peer on the same model and text; SCORING="--only A --peers vllm" for parts
 	python -m benchmarks.scoring $(SCORING)
 
+bench-trainer: $(VENV)/.ready .venv-trl-1.16/.ready  ## the update phase against TRL 1.16; TRAINER="--only 16m" for parts
+	python -m benchmarks.trainer $(TRAINER)
+
+bench-recipes: $(VENV)/.ready  ## what every recipe gains on the embedded base, three seeds; RECIPES="grpo dapo --seeds 0" for parts
+	python -m benchmarks.recipes $(RECIPES)
+
+bench-online: $(VENV)/.ready  ## the same judged pairs spent online and offline, three seeds
+	python -m benchmarks.online_vs_offline
+
 peers: .venv-vllm/.ready .venv-triton/.ready .venv-peers/.ready  ## environments of vLLM, Triton and the other servers we compare with
 
 .venv-%/.ready: benchmarks/scoring/environments/%.txt
@@ -61,6 +70,14 @@ peers: .venv-vllm/.ready .venv-triton/.ready .venv-peers/.ready  ## environments
 	.venv-$*/bin/pip install --quiet torch==2.13.0
 	.venv-$*/bin/pip install --quiet --requirement $<
 	.venv-$*/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec  # their wheels do not fit the CPU torch
+	touch $@
+
+# A virtual environment beside a file of pins is one recipe: those of the oracles have their pins with the tests.
+.venv-trl-%/.ready: tests/oracles/environments/trl-%.txt
+	$(PYTHON) -m venv .venv-trl-$*
+	.venv-trl-$*/bin/pip install --quiet --upgrade pip
+	.venv-trl-$*/bin/pip install --quiet torch==2.13.0
+	.venv-trl-$*/bin/pip install --quiet --requirement $<
 	touch $@
 
 engines-env: .venv-vllm/.rewardmesh .venv-triton/.ready  ## environments of vLLM and Triton, for test-engines
@@ -74,6 +91,11 @@ engines-env: .venv-vllm/.rewardmesh .venv-triton/.ready  ## environments of vLLM
 test-engines: $(VENV)/.ready engines-env  ## every engine and the shared cache against the real vLLM, Triton and Redis
 	REWARDMESH_REQUIRE_ENGINES=1 pytest -m engines
 	pytest tests/serving/test_caching_redis.py
+
+oracles-env: .venv-trl-0.28/.ready .venv-trl-1.16/.ready  ## environments of two releases of TRL, for test-oracles
+
+test-oracles: $(VENV)/.ready oracles-env  ## every loss that TRL also has against TRL's own
+	REWARDMESH_REQUIRE_ORACLES=1 pytest -m oracles
 
 clean:
 	rm -rf $(VENV) .venv-* runs dist
