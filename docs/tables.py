@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import yaml
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 PAGES = Path(__file__).parent
+RECIPES = sorted((PAGES.parent / "recipes").glob("*.yaml"))
 ROOTS = (PAGES.parent / "services", PAGES.parent / "trainer")
 _TABLE = re.compile(r"(?<=<!-- table: )(?P<name>[a-z-]+) -->\n.*?(?=<!-- end -->)", re.DOTALL)
 
@@ -44,14 +48,80 @@ def recipe() -> str:
 
 
 def algorithms() -> str:
-    """Every option of every algorithm."""
-    from rewardmesh.trainer.algorithms import known_algorithms
+    """What each algorithm's own options are, beside those of its family."""
+    from rewardmesh.trainer.algorithms import algorithm_config, known_algorithms
 
     rows = []
     for name in known_algorithms():
-        config = importlib.import_module(f"rewardmesh.trainer.algorithms.{name}").Config
-        rows += [(f"`{name}`", *row) for row in _fields(config)]
-    return _table(("algorithm", "option", "type", "default", "meaning"), rows)
+        config = algorithm_config(name)
+        family = _family(config)
+        options = [f"{option} = {default}: {meaning}" for option, _, default, meaning in _fields(config, without=family)]
+        rows.append((f"`{name}`", _FAMILIES.get(family.__name__, ""), "<br>".join(options)))
+    return _table(("algorithm", "family", "its own options and defaults"), rows)
+
+
+def families() -> str:
+    """Options that whole families of algorithms share."""
+    from rewardmesh.trainer.algorithms import algorithm_config, known_algorithms
+
+    found = {family for name in known_algorithms() for family in _family(algorithm_config(name)).__mro__ if family.__name__ in _FAMILIES}
+    rows = []
+    for family in sorted(found, key=lambda each: list(_FAMILIES).index(each.__name__)):
+        beneath = next((each for each in family.__mro__[1:] if each in found), None)
+        rows += [(_FAMILIES[family.__name__], *row) for row in _fields(family, without=beneath)]
+    return _table(("family", "option", "type", "default", "meaning"), rows)
+
+
+_FAMILIES = {
+    "AlgorithmConfig": "all",
+    "PreferenceConfig": "pairs",
+    "ReferenceFreeConfig": "pairs, without a reference",
+    "SequenceConfig": "completions",
+    "RewardConfig": "policy gradient",
+    "PPOConfig": "`ppo`",
+    "DenseConfig": "`ppo` with dense rewards",
+    "PolicyGradientConfig": "critic-free policy gradient",
+    "LikelihoodConfig": "likelihood",
+}
+
+
+def _family(config: type[BaseModel]) -> type[BaseModel]:
+    """The nearest configuration that others share too."""
+    shared = config.__name__ in _FAMILIES and config.__name__ != "PPOConfig"
+    return next(each for each in config.__mro__[0 if shared else 1 :] if each.__name__ in _FAMILIES)
+
+
+def samplers() -> str:
+    """Every option of every sampler."""
+    from rewardmesh.trainer.samplers import known_samplers, sampler_config
+
+    rows = []
+    for name in known_samplers():
+        purpose = (importlib.import_module(f"rewardmesh.trainer.samplers.{name}").__doc__ or "").partition("\n")[0]
+        options = list(_fields(sampler_config(name)))
+        rows.append((f"`{name}`", purpose, "<br>".join(f"{field} = {default}: {meaning}" for field, _, default, meaning in options)))
+    return _table(("sampler", "what it does", "options"), rows)
+
+
+def recipes() -> str:
+    """What each recipe of the tree is for."""
+    rows = []
+    for path in RECIPES:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        about = document["about"]
+        rows.append((f"[`{path.stem}`](../recipes/{path.name})", *(about[key] for key in ("title", "paper", "changes", "use", "needs"))))
+    return _table(("recipe", "method", "paper", "what it changes", "when to use it", "what it needs from the mesh"), rows)
+
+
+def recipe_gains() -> str:
+    """What each recipe gained in the newest run of `make bench-recipes`."""
+    rows = []
+    for row in json.loads((PAGES.parent / "benchmarks" / "results" / "recipes.json").read_text(encoding="utf-8"))["recipes"]:
+        keys = ("reward_before", "reward_after", "gains")
+        spread = [f"{statistics.fmean(row[key]):.3f} ± {statistics.pstdev(row[key]):.3f}" for key in keys]
+        right = [f"{100 * statistics.fmean(row[key]):.1f} %" for key in ("right_before", "right_after")]
+        rows.append((f"`{row['recipe']}`", str(len(row["seeds"])), *spread, f"{min(row['gains']):+.3f}", *right))
+    return _table(("recipe", "seeds", "reward before", "after", "gain", "worst seed", "right before", "after"), rows)
 
 
 def service_config(kind: str) -> Callable[[], str]:
@@ -99,6 +169,10 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "metrics": metrics,
     "recipe": recipe,
     "algorithms": algorithms,
+    "families": families,
+    "samplers": samplers,
+    "recipes": recipes,
+    "recipe-gains": recipe_gains,
     "config-all": shared_config,
     "config-models": model_config,
     "config-scoring": scoring_config,
