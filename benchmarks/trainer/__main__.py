@@ -1,6 +1,6 @@
 """Update phase against TRL 1.16: the same model, weights, batch and dtype (float32) on the same processors.
 
-    make bench-trainer                                     # writes benchmarks/results/trainer.{json,md,png}; below 10 minutes when quiet
+    make bench-trainer                                     # writes benchmarks/results/trainer.{json,md,png}; 12 minutes when quiet
     python -m benchmarks.trainer --only 16m --rounds 3
 
 An update is log-probabilities, GRPO's loss, backward pass, clipping and AdamW on a batch of GSM8K questions with four model answers each.

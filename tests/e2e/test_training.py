@@ -77,3 +77,12 @@ async def test_another_recipe_cannot_resume_a_run(mesh: Mesh, make_recipe: Any) 
     await train(Recipe.load(make_recipe(mesh, steps=1)))
     with pytest.raises(ConfigError, match="another recipe"):
         await train(Recipe.load(make_recipe(mesh, steps=2, seed=7)))
+
+
+async def test_importance_correction_compares_the_trainer_with_the_sampler(mesh: Mesh, make_recipe: Any) -> None:
+    algorithm = {"name": "grpo", "importance": "token_truncate", "importance_high": 2.0}
+    seen: list[dict[str, float]] = []
+    await train(Recipe.load(make_recipe(mesh, algorithm=algorithm, steps=2)), on_step=lambda step, metrics: seen.append(dict(metrics)))
+    for metrics in seen:
+        assert metrics["optimiser_steps"] == 1
+        assert metrics["importance_ess"] == pytest.approx(1.0, abs=1e-3), "both compute the same policy"
