@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rewardmesh.serving.config import ConfigError
-from rewardmesh.trainer.prompts import Prompt, PromptSet
-from rewardmesh.trainer.recipe import PromptSource, Recipe
+from rewardmesh.trainer.prompts import Prompt, PromptSet, PromptSource
+from rewardmesh.trainer.recipe import Recipe
 from rewardmesh.trainer.samplers import (
     CheckpointRule,
     Draw,

@@ -14,8 +14,8 @@ from rewardmesh.client import Absence, AbsenceReason
 from rewardmesh.serving.config import ConfigError
 from rewardmesh.trainer.mesh import Evaluated, Sampled
 from rewardmesh.trainer.mixtures import Written
-from rewardmesh.trainer.prompts import Prompt, PromptSet
-from rewardmesh.trainer.recipe import PromptSource, Recipe
+from rewardmesh.trainer.prompts import Prompt, PromptSet, PromptSource
+from rewardmesh.trainer.recipe import Recipe
 from rewardmesh.trainer.samplers import SamplerChain
 from rewardmesh.trainer.samples import FloatArray, Rollout, Scores
 from rewardmesh.trainer.step import Collected, Collector, step_seed

@@ -1,4 +1,4 @@
-"""Prompts from JSONL, in an order that is a function of seed and step alone: resuming needs no cursor."""
+"""Prompts from JSONL: an endless sequence, shuffled anew in every epoch by the seed, which a run walks by its position."""
 
 from __future__ import annotations
 
@@ -6,13 +6,26 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from rewardmesh.serving.config import ConfigError
 from rewardmesh.trainer.examples import turns_of
-from rewardmesh.trainer.recipe import PromptSource
+
+
+class PromptSource(BaseModel):
+    """A JSONL file of prompts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path = Field(description="JSONL file")
+    prompt_field: str = Field("prompt", description="holds a string or a list of {role, content}")
+    reference_field: str = Field("references", description="holds a string or a list of gold answers; may be missing in the file")
+    demonstration_field: str = Field("demonstrations", description="holds a preferred answer or a list of them; may be missing")
+    limit: int = Field(0, ge=0, description="only the first so many prompts; 0 for all")
 
 
 @dataclass(frozen=True)

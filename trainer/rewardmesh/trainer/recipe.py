@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rewardmesh.serving.config import ConfigError, describe_errors
 from rewardmesh.trainer.algorithms import Algorithm, algorithm_config, known_algorithms, load_algorithm
+from rewardmesh.trainer.prompts import PromptSource
 from rewardmesh.trainer.recipe_file import read_recipe
 from rewardmesh.trainer.samplers import Sampler, known_samplers, load_sampler, sampler_config
 
@@ -28,16 +29,6 @@ class About(_Part):
     changes: str = Field(description="what it changes against its neighbours")
     use: str = Field(description="when to use it")
     needs: str = Field(description="what it needs from the mesh")
-
-
-class PromptSource(_Part):
-    """A JSONL file of prompts."""
-
-    path: Path = Field(description="JSONL file")
-    prompt_field: str = Field("prompt", description="holds a string or a list of {role, content}")
-    reference_field: str = Field("references", description="holds a string or a list of gold answers; may be missing in the file")
-    demonstration_field: str = Field("demonstrations", description="holds a preferred answer or a list of them; may be missing")
-    limit: int = Field(0, ge=0, description="only the first so many prompts; 0 for all")
 
 
 class Services(_Part):
