@@ -269,6 +269,9 @@ async def test_a_mistake_in_the_policy_leaves_nobody_waiting(monkeypatch: pytest
 
     monkeypatch.setattr("rewardmesh.serving.batching.forming.Former.form", broken)
     gate.open.set()
+    for thread in threading.enumerate():
+        if thread.name in gate.threads:
+            thread.join(20)  # the loop stands still: it finds the result and the failure together, and the result came first
     assert (await running)[0].result == "RUNNING"
     [lost] = await waiting
     assert lost.absence is not None

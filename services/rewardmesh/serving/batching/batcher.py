@@ -234,10 +234,10 @@ class _Call(Generic[R]):
         self._items = items
 
     def collector(self, index: int) -> Callable[[Done[R]], None]:
-        """Takes the answer of one item."""
+        """Takes the first answer of one item; when a batcher fails, the items that it has just computed are answered once more."""
 
         def settle(done: Done[R]) -> None:
-            self.done[index] = done
+            self.done.setdefault(index, done)
             if len(self.done) == self._items and not self.finished.done():
                 self.finished.set_result(None)
 
