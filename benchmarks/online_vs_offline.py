@@ -39,10 +39,10 @@ COMPLETIONS = 4
 ONLINE: dict[str, Any] = {
     "base": "embedded",
     "embedded": {"program": PROGRAM},
-    "algorithm": {"name": "online_dpo", "beta": 0.1, "label_source": "preferences"},
+    "algorithm": {"name": "online_dpo", "beta": 0.3, "label_source": "preferences"},
     "sampling": {"completions": COMPLETIONS},
-    "evaluation": {"n": 300, "every": 4},
-    "steps": 32,
+    "evaluation": {"n": 300, "every": 8},
+    "steps": 48,
 }
 INITIAL = {"samplers": [{"name": "opponent", "source": "reference", "n": COMPLETIONS}]}
 ARMS: dict[str, dict[str, Any]] = {

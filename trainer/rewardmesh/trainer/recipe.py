@@ -119,7 +119,10 @@ class Recipe(_Part):
             raise ValueError(f"services.logprob: {algorithm.name} needs reference log-probabilities")
         if self.guide_policy and not self.services.logprob:
             raise ValueError("services.logprob: guide_policy needs log-probabilities")
-        for sampler in self.make_samplers():
+        samplers = self.make_samplers()
+        if algorithm.needs_sampler and algorithm.needs_sampler not in {sampler.name for sampler in samplers}:
+            raise ValueError(f"samplers: {algorithm.name} has nothing to learn from without {{name: {algorithm.needs_sampler}}}")
+        for sampler in samplers:
             if self.sampling.completions < sampler.completions_min:
                 raise ValueError(f"sampling.completions: the sampler {sampler.name} needs at least {sampler.completions_min}")
             if sampler.needs_logprob and not self.services.logprob:

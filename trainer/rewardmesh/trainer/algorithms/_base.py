@@ -52,6 +52,8 @@ class Algorithm(Protocol):
     needs_critic: bool
     needs_reference: bool
     samples_per_prompt_min: int
+    needs_sampler: str
+    """The sampler without which it has nothing to learn from; empty for none."""
 
     @property
     def config(self) -> AlgorithmConfig:

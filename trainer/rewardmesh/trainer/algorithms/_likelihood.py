@@ -37,6 +37,7 @@ class WeightedLikelihood(ABC):
     name: str
     needs_critic = False
     samples_per_prompt_min = 1
+    needs_sampler = ""
     weighs_every_rollout = False
     """Whether rollouts of weight 0 count in the mean too; else the loss is the mean by weight."""
 

@@ -75,6 +75,7 @@ class PolicyGradient:
         self.config = config
         self.needs_reference = config.kl_coef > 0
         self.samples_per_prompt_min = 1 if config.baseline in ("none", "greedy") else 2
+        self.needs_sampler = "greedy" if config.baseline == "greedy" else ""
         self.rewards = RewardState(config)
 
     @property

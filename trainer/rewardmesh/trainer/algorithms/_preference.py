@@ -84,6 +84,7 @@ class PreferenceAlgorithm(ABC, Generic[C]):
     needs_critic = False
     needs_reference = True
     samples_per_prompt_min = 2
+    needs_sampler = ""
     across: Source | None = None
     """Only pairs of a rollout of this source and one of another."""
     needs_token_rewards = False

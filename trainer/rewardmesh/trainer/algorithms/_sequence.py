@@ -85,6 +85,7 @@ class SequenceAlgorithm(ABC, Generic[C]):
     needs_critic = False
     needs_reference = True
     samples_per_prompt_min = 2
+    needs_sampler = ""
     target: Target = "win_rate"
     opponent: Source | None = None
     """Win rates are against rollouts of this source, in groups that have any."""

@@ -29,6 +29,7 @@ class DPA(WeightedLikelihood):
 
     name = "dpa"
     samples_per_prompt_min = 2
+    needs_sampler = "direction"
 
     def __init__(self, config: DPAConfig) -> None:
         super().__init__(config)

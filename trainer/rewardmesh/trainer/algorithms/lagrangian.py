@@ -63,6 +63,7 @@ class Lagrangian:
     name = "lagrangian"
     needs_critic = False
     samples_per_prompt_min = 2
+    needs_sampler = ""
 
     def __init__(self, config: LagrangianConfig) -> None:
         self.config = config

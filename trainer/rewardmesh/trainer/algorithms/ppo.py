@@ -51,6 +51,7 @@ class PPO:
     name = "ppo"
     needs_critic = True
     samples_per_prompt_min = 1
+    needs_sampler = ""
 
     def __init__(self, config: PPOConfig) -> None:
         self.config = config

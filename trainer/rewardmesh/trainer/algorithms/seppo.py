@@ -21,6 +21,7 @@ class SePPO(PreferenceAlgorithm[SePPOConfig]):
 
     name = "seppo"
     across: Source | None = "checkpoint"
+    needs_sampler = "opponent"
 
     def pair_loss(self, pairs: Pairs) -> Tensor:
         """Logistic, the checkpoint's sample as loser or as another winner."""

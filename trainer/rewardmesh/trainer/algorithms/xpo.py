@@ -24,6 +24,7 @@ class XPO(PreferenceAlgorithm[XPOConfig]):
 
     name = "xpo"
     across: Source | None = "reference"
+    needs_sampler = "opponent"
 
     def pair_loss(self, pairs: Pairs) -> Tensor:
         """Logistic, and optimism."""
