@@ -117,6 +117,9 @@ def _figure(curves: Mapping[str, Mapping[int, Sequence[Mapping[str, float]]]]) -
         golds = [[100 * points[i]["gold"] for points in by_seed.values()] for i in range(len(steps))]
         by_step.plot(steps, [statistics.fmean(g) for g in golds], "o-", color=COLOURS[arm], label=TITLES[arm], markersize=3)
         by_step.fill_between(steps, [min(g) for g in golds], [max(g) for g in golds], color=COLOURS[arm], alpha=0.15)
+    by_kl.set_xscale("symlog", linthresh=2)
+    by_kl.set_xlim(left=-0.1)
+    by_kl.set_xticks([0, 1, 2, 5, 10, 20], ["0", "1", "2", "5", "10", "20"])
     by_kl.set_xlabel("KL from the initial policy (nats an answer), one line a seed")
     by_kl.set_ylabel("gold: right answers (%)")
     by_step.set_xlabel("step (mean and range over seeds)")
