@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Self, TypedDict
+from typing import Any, ClassVar, Self, TypedDict
 
+import torch
 from torch import Tensor
 
 from rewardmesh.trainer.credit.layout import TokenLayout
@@ -29,13 +30,29 @@ class Credit(ABC):
     to the loss of the step (8 parts of 1 equal 1 part of 8). Over several ranks, sum it and put the sum back with `normalised_by`.
     `left_out` counts what did not enter, as "sample:<reason>", "pair:<reason>" or "group:<reason>"; `left_out_rollouts` gives the
     reason per rollout id. Both are empty in a part.
+
+    A subclass names its tensors: `per_sequence` have the shape [S] of the rollouts, `per_token` the shape [N] of their completion tokens.
+    They are checked when it is made and cut with it; None stays None.
     """
+
+    per_sequence: ClassVar[tuple[str, ...]] = ()
+    per_token: ClassVar[tuple[str, ...]] = ()
 
     rollouts: tuple[Rollout, ...]
     normaliser: float
     left_out: Mapping[str, int] = field(default_factory=dict)
     left_out_rollouts: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.per_sequence:
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.shape != (len(self.rollouts),):
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)} for {len(self.rollouts)} rollouts")
+        for name in self.per_token:
+            tensor = getattr(self, name)
+            if tensor is not None:
+                self.layout.check(tensor, name)
 
     @cached_property
     def layout(self) -> TokenLayout:
@@ -52,17 +69,29 @@ class Credit(ABC):
     def total_weight(self) -> float:
         """The weight of this credit alone (of its pairs, or of its tokens)."""
 
-    @abstractmethod
-    def select(self, sequences: Sequence[int]) -> Self:
-        """The part made of the rollouts at `sequences`, with the same normaliser. ValueError when it would cut a pair in two."""
+    @property
+    def why_whole(self) -> str:
+        """Why no part may hold some of a group's rollouts and not the others; empty where it may."""
+        return ""
 
-    @abstractmethod
+    def select(self, sequences: Sequence[int]) -> Self:
+        """The part made of the rollouts at `sequences`, with the same normaliser. ValueError when it would cut what must stay whole."""
+        taken = set(sequences)
+        if self.why_whole and any(0 < len(taken.intersection(unit)) < len(unit) for unit in group_units(self.rollouts)):
+            raise ValueError(f"sequences cut {self.why_whole}")
+        return self._part(sequences)
+
     def normalised_by(self, normaliser: float) -> Self:
         """The same credit with another normaliser."""
+        return replace(self, normaliser=normaliser)
 
-    @abstractmethod
     def units(self, at_least: int) -> list[list[int]]:
-        """Sequence indices that should stay together (a prompt's rollouts); finer, where possible, to reach `at_least` units."""
+        """Sequence indices that should stay together: a group's, whose prompt is then shared.
+
+        One unit per rollout when that gives fewer than `at_least` units and groups may be cut.
+        """
+        groups = group_units(self.rollouts)
+        return groups if self.why_whole or len(groups) >= at_least else [[index] for index in range(len(self.rollouts))]
 
     @property
     def needs_old_log_probs(self) -> bool:
@@ -76,6 +105,23 @@ class Credit(ABC):
     @abstractmethod
     def ledger_rows(self) -> dict[str, CreditRow]:
         """Per rollout id, of those left out too, what credit it got."""
+
+    def _part(self, sequences: Sequence[int], **other: Tensor) -> Self:
+        """The rollouts at `sequences` with their share of every tensor; `other` fields as given."""
+        places, tokens = torch.tensor(sequences, dtype=torch.long), self.layout.token_index(sequences)
+        cut: dict[str, Any] = dict(other)
+        for names, index in ((self.per_sequence, places), (self.per_token, tokens)):
+            cut.update((name, None if getattr(self, name) is None else getattr(self, name)[index]) for name in names)
+        return replace(self, rollouts=tuple(self.rollouts[s] for s in sequences), left_out={}, left_out_rollouts={}, **cut)
+
+    def _rows(self, kind: str, given: Sequence[float], pairs: Sequence[int] | None = None) -> dict[str, CreditRow]:
+        """Ledger rows from the credit `given` to each rollout, in order, and the pairs it was in."""
+        rows: dict[str, CreditRow] = {
+            id_: {"credit": None, "credit_kind": kind, "pairs": 0, "left_out": reason} for id_, reason in self.left_out_rollouts.items()
+        }
+        for place, (rollout, credit) in enumerate(zip(self.rollouts, given, strict=True)):
+            rows[rollout.id] = {"credit": credit, "credit_kind": kind, "pairs": pairs[place] if pairs else 0, "left_out": ""}
+        return rows
 
 
 def group_units(rollouts: Sequence[Rollout]) -> list[list[int]]:

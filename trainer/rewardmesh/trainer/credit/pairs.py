@@ -6,7 +6,7 @@ A tie is .5; a missing preference is no pair, never .5. Hard labels are availabl
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
@@ -33,6 +33,9 @@ class PairCredit(Credit):
     `rollouts`, None where the algorithm asked for none.
     """
 
+    per_sequence = ("rewards",)
+    per_token = ("reference_log_probs", "token_rewards")
+
     first: Tensor
     second: Tensor
     p_first: Tensor
@@ -42,11 +45,7 @@ class PairCredit(Credit):
     token_rewards: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in ("reference_log_probs", "token_rewards"):
-            if getattr(self, name) is not None:
-                self.layout.check(getattr(self, name), name)
-        if self.rewards.shape != (len(self.rollouts),):
-            raise ValueError(f"rewards has shape {tuple(self.rewards.shape)} for {len(self.rollouts)} rollouts")
+        super().__post_init__()
         for name in ("second", "p_first", "weight"):
             if getattr(self, name).shape != self.first.shape:
                 raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)} for {self.first.numel()} pairs")
@@ -69,24 +68,7 @@ class PairCredit(Credit):
         if bool(((first < 0) != (second < 0)).any()):
             raise ValueError("sequences cut a pair in two: keep the rollouts of a group together")
         kept = first >= 0
-        tokens = self.layout.token_index(sequences)
-        return replace(
-            self,
-            rollouts=tuple(self.rollouts[index] for index in sequences),
-            left_out={},
-            left_out_rollouts={},
-            first=first[kept],
-            second=second[kept],
-            p_first=self.p_first[kept],
-            weight=self.weight[kept],
-            rewards=self.rewards[torch.tensor(sequences, dtype=torch.long)],
-            reference_log_probs=None if self.reference_log_probs is None else self.reference_log_probs[tokens],
-            token_rewards=None if self.token_rewards is None else self.token_rewards[tokens],
-        )
-
-    def normalised_by(self, normaliser: float) -> Self:
-        """The same pairs with another normaliser."""
-        return replace(self, normaliser=normaliser)
+        return self._part(sequences, first=first[kept], second=second[kept], p_first=self.p_first[kept], weight=self.weight[kept])
 
     def units(self, at_least: int) -> list[list[int]]:
         """One unit per group: pairs never cross groups."""
@@ -94,16 +76,10 @@ class PairCredit(Credit):
 
     def ledger_rows(self) -> dict[str, CreditRow]:
         """Credit of a rollout: its mean probability of being the better one, over its pairs."""
-        rows: dict[str, CreditRow] = {
-            id_: {"credit": None, "credit_kind": "win_probability", "pairs": 0, "left_out": reason}
-            for id_, reason in self.left_out_rollouts.items()
-        }
         both = torch.cat([self.first, self.second])
         wins = torch.zeros(len(self.rollouts), dtype=torch.float64).index_add(0, both, torch.cat([self.p_first, 1 - self.p_first]).double())
         counts = torch.bincount(both, minlength=len(self.rollouts))
-        for rollout, win, count in zip(self.rollouts, wins.tolist(), counts.tolist(), strict=True):
-            rows[rollout.id] = {"credit": win / count, "credit_kind": "win_probability", "pairs": count, "left_out": ""}
-        return rows
+        return self._rows("win_probability", (wins / counts).tolist(), counts.tolist())
 
 
 def pair_credit(

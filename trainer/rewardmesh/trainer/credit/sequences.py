@@ -5,15 +5,15 @@ an opponent (Nash-MD's mixture, an earlier checkpoint), who then teach nothing t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Self
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rewardmesh.trainer.credit.admission import LeftOut, admitted, concatenated
-from rewardmesh.trainer.credit.base import Credit, CreditRow, group_units
+from rewardmesh.trainer.credit.base import Credit, CreditRow
 from rewardmesh.trainer.credit.preferences import DoubleArray, LabelSource, win_probabilities, win_rates
 from rewardmesh.trainer.samples import Group, Source, all_rollouts
 
@@ -30,6 +30,9 @@ class SequenceCredit(Credit):
     one that sampled; 0 without a reference. It belongs to the batch and stays the same in every part.
     """
 
+    per_sequence = ("targets", "weight")
+    per_token = ("reference_log_probs",)
+
     targets: Tensor
     weight: Tensor
     kind: Target
@@ -37,53 +40,19 @@ class SequenceCredit(Credit):
     reference_log_probs: Tensor | None = None
     kl: float = 0.0
 
-    def __post_init__(self) -> None:
-        for name in ("targets", "weight"):
-            if getattr(self, name).shape != (len(self.rollouts),):
-                raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)} for {len(self.rollouts)} rollouts")
-        if self.reference_log_probs is not None:
-            self.layout.check(self.reference_log_probs, "reference_log_probs")
-
     @property
     def total_weight(self) -> float:
         """Sum of the weights."""
         return float(self.weight.double().sum())
 
-    def select(self, sequences: Sequence[int]) -> Self:
-        """The part of the rollouts at `sequences`."""
-        chosen = set(sequences)
-        if self.listwise and any(0 < len(chosen.intersection(unit)) < len(unit) for unit in group_units(self.rollouts)):
-            raise ValueError("sequences cut a list in two: keep the rollouts of a group together")
-        index = torch.tensor(sequences, dtype=torch.long)
-        reference = self.reference_log_probs
-        return replace(
-            self,
-            rollouts=tuple(self.rollouts[s] for s in sequences),
-            left_out={},
-            left_out_rollouts={},
-            targets=self.targets[index],
-            weight=self.weight[index],
-            reference_log_probs=None if reference is None else reference[self.layout.token_index(sequences)],
-        )
-
-    def normalised_by(self, normaliser: float) -> Self:
-        """The same rollouts with another normaliser."""
-        return replace(self, normaliser=normaliser)
-
-    def units(self, at_least: int) -> list[list[int]]:
-        """One unit per group, which keeps its prompt shared; one per rollout when that gives too few and lists need not stay whole."""
-        groups = group_units(self.rollouts)
-        return groups if self.listwise or len(groups) >= at_least else [[index] for index in range(len(self.rollouts))]
+    @property
+    def why_whole(self) -> str:
+        """A list is compared with itself."""
+        return "a list in two: keep the rollouts of a group together" if self.listwise else ""
 
     def ledger_rows(self) -> dict[str, CreditRow]:
         """Credit of a rollout: its target."""
-        rows: dict[str, CreditRow] = {
-            id_: {"credit": None, "credit_kind": self.kind, "pairs": 0, "left_out": reason}
-            for id_, reason in self.left_out_rollouts.items()
-        }
-        for rollout, target in zip(self.rollouts, self.targets.tolist(), strict=True):
-            rows[rollout.id] = {"credit": target, "credit_kind": self.kind, "pairs": 0, "left_out": ""}
-        return rows
+        return self._rows(self.kind, self.targets.tolist())
 
 
 def sequence_credit(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rewardmesh.trainer.credit.admission import LeftOut, concatenated
-from rewardmesh.trainer.credit.base import Credit, CreditRow, group_units
+from rewardmesh.trainer.credit.base import Credit, CreditRow
 from rewardmesh.trainer.credit.importance import ImportanceCorrection, importance_weights
 from rewardmesh.trainer.credit.layout import TokenLayout
 from rewardmesh.trainer.credit.macros import macro_starts
@@ -21,18 +21,6 @@ from rewardmesh.trainer.losses.gae import generalised_advantages, whiten
 from rewardmesh.trainer.losses.kl import KL_ESTIMATORS, KLEstimator, k1
 from rewardmesh.trainer.losses.macro import macro_index, macro_sum
 from rewardmesh.trainer.samples import FloatArray, Group, Rollout, all_rollouts
-
-_PER_TOKEN = (
-    "advantages",
-    "old_log_probs",
-    "weight",
-    "mass",
-    "importance",
-    "returns",
-    "old_values",
-    "reference_log_probs",
-    "macro_starts",
-)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,6 +34,18 @@ class TokenCredit(Credit):
     no part may cut one in two.
     """
 
+    per_token = (
+        "advantages",
+        "old_log_probs",
+        "weight",
+        "mass",
+        "importance",
+        "returns",
+        "old_values",
+        "reference_log_probs",
+        "macro_starts",
+    )
+
     advantages: Tensor
     old_log_probs: Tensor
     weight: Tensor
@@ -57,12 +57,6 @@ class TokenCredit(Credit):
     macro_starts: Tensor | None = None
     correction: ImportanceCorrection | None = None
     whole_groups: bool = False
-
-    def __post_init__(self) -> None:
-        for name in _PER_TOKEN:
-            tensor = getattr(self, name)
-            if tensor is not None:
-                self.layout.check(tensor, name)
 
     @property
     def total_weight(self) -> float:
@@ -91,34 +85,14 @@ class TokenCredit(Credit):
         }
         return replace(self, old_log_probs=old, importance=importance, correction=None, metrics={**self.metrics, **metrics})
 
-    def select(self, sequences: Sequence[int]) -> Self:
-        """The part of the rollouts at `sequences`."""
-        if self.whole_groups:
-            taken = set(sequences)
-            if any(0 < len(taken.intersection(unit)) < len(unit) for unit in group_units(self.rollouts)):
-                raise ValueError("sequences cut a group in two: its loss compares all of its rollouts")
-        tokens = self.layout.token_index(sequences)
-        cut: dict[str, Any] = {name: None if getattr(self, name) is None else getattr(self, name)[tokens] for name in _PER_TOKEN}
-        return replace(self, rollouts=tuple(self.rollouts[index] for index in sequences), left_out={}, left_out_rollouts={}, **cut)
-
-    def normalised_by(self, normaliser: float) -> Self:
-        """The same tokens with another normaliser."""
-        return replace(self, normaliser=normaliser)
-
-    def units(self, at_least: int) -> list[list[int]]:
-        """One unit per group, which keeps its prompt shared; one per rollout when that gives too few and groups may be cut."""
-        groups = group_units(self.rollouts)
-        return groups if self.whole_groups or len(groups) >= at_least else [[index] for index in range(len(self.rollouts))]
+    @property
+    def why_whole(self) -> str:
+        """Some losses compare the rollouts of a group."""
+        return "a group in two: its loss compares all of its rollouts" if self.whole_groups else ""
 
     def ledger_rows(self) -> dict[str, CreditRow]:
         """Credit of a rollout: the mean advantage of its tokens."""
-        rows: dict[str, CreditRow] = {
-            id_: {"credit": None, "credit_kind": "mean_advantage", "pairs": 0, "left_out": reason}
-            for id_, reason in self.left_out_rollouts.items()
-        }
-        for rollout, mean in zip(self.rollouts, self.layout.mean(self.advantages).tolist(), strict=True):
-            rows[rollout.id] = {"credit": mean, "credit_kind": "mean_advantage", "pairs": 0, "left_out": ""}
-        return rows
+        return self._rows("mean_advantage", self.layout.mean(self.advantages).tolist())
 
 
 def token_credit(

@@ -1,8 +1,7 @@
 """Credit as one weight per rollout, for the weighted likelihood losses (best of n, filtered fine-tuning, reward-weighted regression)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rewardmesh.trainer.credit.admission import LeftOut, admitted, concatenated
-from rewardmesh.trainer.credit.base import Credit, CreditRow, group_units
+from rewardmesh.trainer.credit.base import Credit, CreditRow
 from rewardmesh.trainer.samples import FloatArray, Group, Rollout, all_rollouts
 
 DoubleArray = npt.NDArray[np.float64]
@@ -23,54 +22,21 @@ class WeightedCredit(Credit):
     `reference_log_probs` float32[N] in the layout of `rollouts`, when the loss is anchored to a reference.
     """
 
+    per_sequence = ("weight", "mass")
+    per_token = ("reference_log_probs",)
+
     weight: Tensor
     mass: Tensor
     reference_log_probs: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("weight", "mass"):
-            if getattr(self, name).shape != (len(self.rollouts),):
-                raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)} for {len(self.rollouts)} rollouts")
-        if self.reference_log_probs is not None:
-            self.layout.check(self.reference_log_probs, "reference_log_probs")
 
     @property
     def total_weight(self) -> float:
         """Sum of the masses."""
         return float(self.mass.double().sum())
 
-    def select(self, sequences: Sequence[int]) -> Self:
-        """The part of the rollouts at `sequences`."""
-        index = torch.tensor(sequences, dtype=torch.long)
-        reference = self.reference_log_probs
-        return replace(
-            self,
-            rollouts=tuple(self.rollouts[s] for s in sequences),
-            left_out={},
-            left_out_rollouts={},
-            weight=self.weight[index],
-            mass=self.mass[index],
-            reference_log_probs=None if reference is None else reference[self.layout.token_index(sequences)],
-        )
-
-    def normalised_by(self, normaliser: float) -> Self:
-        """The same rollouts with another normaliser."""
-        return replace(self, normaliser=normaliser)
-
-    def units(self, at_least: int) -> list[list[int]]:
-        """One unit per group, which keeps its prompt shared; one per rollout when that gives too few."""
-        groups = group_units(self.rollouts)
-        return groups if len(groups) >= at_least else [[index] for index in range(len(self.rollouts))]
-
     def ledger_rows(self) -> dict[str, CreditRow]:
         """Credit of a rollout: its weight."""
-        rows: dict[str, CreditRow] = {
-            id_: {"credit": None, "credit_kind": "likelihood_weight", "pairs": 0, "left_out": reason}
-            for id_, reason in self.left_out_rollouts.items()
-        }
-        for rollout, weight in zip(self.rollouts, self.weight.tolist(), strict=True):
-            rows[rollout.id] = {"credit": weight, "credit_kind": "likelihood_weight", "pairs": 0, "left_out": ""}
-        return rows
+        return self._rows("likelihood_weight", self.weight.tolist())
 
 
 @dataclass(frozen=True)
