@@ -14,17 +14,18 @@ An algorithm is one module of this package with `Config` (a pydantic model) and 
 
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from rewardmesh.serving.config import nearest
-from rewardmesh.trainer.credit import Credit
+from rewardmesh.trainer.credit import Credit, minibatches
 from rewardmesh.trainer.samples import Group
 
 
@@ -45,49 +46,53 @@ class AlgorithmConfig(BaseModel):
     minibatches: int = Field(default=1, ge=1, description="optimiser steps per pass")
 
 
-class Algorithm(Protocol):
-    """Turns groups into credit and credit into a loss; holds no model and no optimiser."""
+class Algorithm(ABC):
+    """Turns groups into credit and credit into a loss; holds no model and no optimiser.
+
+    Attributes:
+        config: the typed configuration.
+        needs_sampler: the sampler without which it has nothing to learn from; empty for none.
+    """
 
     name: str
-    needs_critic: bool
-    needs_reference: bool
-    samples_per_prompt_min: int
-    needs_sampler: str
-    """The sampler without which it has nothing to learn from; empty for none."""
-
-    @property
-    def config(self) -> AlgorithmConfig:
-        """The typed configuration."""
-        ...
+    config: AlgorithmConfig
+    needs_critic: bool = False
+    needs_reference: bool = True
+    samples_per_prompt_min: int = 1
+    needs_sampler: str = ""
 
     @property
     def epochs(self) -> int:
         """Passes over the batch."""
-        ...
+        return self.config.epochs
 
+    @abstractmethod
     def credit(self, groups: Sequence[Group], rng: np.random.Generator, values: Tensor | None = None) -> Credit:
         """Credit of a batch. `values`: old per-token critic values, Tensor[N] over `all_rollouts(groups)`, when needs_critic."""
-        ...
 
     def minibatches(self, credit: Credit, rng: np.random.Generator) -> Iterator[Credit]:
-        """The parts of one pass, one optimiser step each, in random order; each is normalised by its own weight."""
-        ...
+        """The parts of one pass, one optimiser step each, in random order; each is normalised by its own weight.
 
+        Whole groups where there are enough of them or none may be cut, else single rollouts.
+        """
+        return minibatches(credit, self.config.minibatches, rng)
+
+    @abstractmethod
     def loss(self, credit: Credit, log_probs: Tensor, values: Tensor | None = None) -> LossOutput:
         """Loss over `credit`, normalised by `credit.normaliser`; `values` are the current critic's, when needs_critic."""
-        ...
 
     def finish_step(self, credit: Credit) -> dict[str, float]:
-        """Called once after the last pass over a batch; returns metrics (an adaptive coefficient moves here)."""
-        ...
+        """Called once after the last pass over a batch; returns metrics. What adapts moves here."""
+        return {}
 
     def state(self) -> dict[str, float]:
         """What a checkpoint must keep for an exact resume."""
-        ...
+        return {}
 
     def load_state(self, state: Mapping[str, float]) -> None:
-        """Restores `state()`."""
-        ...
+        """Restores `state()`; ValueError for that of another configuration."""
+        if state:
+            raise ValueError(f"{self.name} has no state, got {', '.join(state)}")
 
 
 def known_algorithms() -> tuple[str, ...]:

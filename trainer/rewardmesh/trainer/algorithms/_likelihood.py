@@ -5,8 +5,8 @@ on every rollout that has a score, chosen or not: k3's expected gradient on samp
 which a mean over the chosen ones alone would not have. A subclass says only what the weights are.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rewardmesh.trainer.algorithms._base import AlgorithmConfig, LossOutput
-from rewardmesh.trainer.credit import Credit, minibatches
+from rewardmesh.trainer.algorithms._base import Algorithm, AlgorithmConfig, LossOutput
+from rewardmesh.trainer.credit import Credit
 from rewardmesh.trainer.credit.admission import LeftOut
 from rewardmesh.trainer.credit.weighted import Candidates, WeightedCredit, candidates, weighted_credit
 from rewardmesh.trainer.losses import k1, k3, weighted_likelihood_loss
@@ -31,24 +31,18 @@ class LikelihoodConfig(AlgorithmConfig):
     length_normalised: bool = Field(default=False, description="log-likelihoods are means over a completion's tokens instead of sums")
 
 
-class WeightedLikelihood(ABC):
+class WeightedLikelihood(Algorithm):
     """Weights from rewards, and weighted maximum likelihood."""
 
     name: str
-    needs_critic = False
-    samples_per_prompt_min = 1
-    needs_sampler = ""
     weighs_every_rollout = False
     """Whether rollouts of weight 0 count in the mean too; else the loss is the mean by weight."""
+
+    config: LikelihoodConfig
 
     def __init__(self, config: LikelihoodConfig) -> None:
         self.config = config
         self.needs_reference = config.kl_coef > 0
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the batch."""
-        return self.config.epochs
 
     @abstractmethod
     def weigh(self, found: Sequence[Candidates]) -> list[DoubleArray]:
@@ -73,10 +67,6 @@ class WeightedLikelihood(ABC):
             found, weights, left_out, keep_all=anchored or self.weighs_every_rollout, with_reference=self.needs_reference
         )
 
-    def minibatches(self, credit: Credit, rng: np.random.Generator) -> Iterator[Credit]:
-        """Whole groups per minibatch where there are enough of them, else single rollouts."""
-        return minibatches(credit, self.config.minibatches, rng)
-
     def loss(self, credit: Credit, log_probs: Tensor, values: Tensor | None = None) -> LossOutput:
         """Weighted likelihood loss, and the anchor.
 
@@ -100,16 +90,3 @@ class WeightedLikelihood(ABC):
                 metrics["kl"] = float((share * credit.layout.sum(k1(log_probs, reference))).sum())
                 metrics["anchor_loss"] = float(anchor.detach())
         return LossOutput(loss.to(log_probs.dtype), {"loss": float(loss.detach()), **metrics})
-
-    def finish_step(self, credit: Credit) -> dict[str, float]:
-        """Nothing adapts."""
-        return {}
-
-    def state(self) -> dict[str, float]:
-        """No state."""
-        return {}
-
-    def load_state(self, state: Mapping[str, float]) -> None:
-        """No state."""
-        if state:
-            raise ValueError(f"{self.name} has no state, got {', '.join(state)}")

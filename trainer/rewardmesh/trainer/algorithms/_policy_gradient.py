@@ -7,7 +7,7 @@ pi_ref exp(reward / kl_coef) / Z the optimum of a policy gradient without standa
 and k1 in the loss regularises nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -16,8 +16,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from rewardmesh.trainer.algorithms._base import LossOutput
-from rewardmesh.trainer.algorithms._rewards import Clip, ClipHigh, DualClip, RewardConfig, RewardState
-from rewardmesh.trainer.credit import Aggregation, Baseline, Credit, TokenCredit, Whitening, minibatches, return_credit
+from rewardmesh.trainer.algorithms._rewards import Clip, ClipHigh, DualClip, RewardAlgorithm, RewardConfig
+from rewardmesh.trainer.credit import Aggregation, Baseline, Credit, TokenCredit, Whitening, return_credit
 from rewardmesh.trainer.losses import KL_ESTIMATORS, KLEstimator, clipped_policy_loss, clipped_sequence_loss
 from rewardmesh.trainer.samples import Group
 
@@ -64,29 +64,18 @@ class PolicyGradientConfig(RewardConfig):
         return self
 
 
-class PolicyGradient:
+class PolicyGradient(RewardAlgorithm):
     """Group baselines and the clipped policy loss with one ratio per token."""
 
     name: str
-    needs_critic = False
     whole_groups = False
 
+    config: PolicyGradientConfig
+
     def __init__(self, config: PolicyGradientConfig) -> None:
-        self.config = config
-        self.needs_reference = config.kl_coef > 0
+        super().__init__(config)
         self.samples_per_prompt_min = 1 if config.baseline in ("none", "greedy") else 2
         self.needs_sampler = "greedy" if config.baseline == "greedy" else ""
-        self.rewards = RewardState(config)
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the batch."""
-        return self.config.epochs
-
-    @property
-    def kl_coef(self) -> float:
-        """The coefficient in force."""
-        return self.rewards.kl_coef
 
     def credit(self, groups: Sequence[Group], rng: np.random.Generator, values: Tensor | None = None) -> TokenCredit:
         """Advantages against the baseline; `rng` and `values` are not used."""
@@ -111,10 +100,6 @@ class PolicyGradient:
             "correction": config.correction(),
             "whole_groups": self.whole_groups,
         }
-
-    def minibatches(self, credit: Credit, rng: np.random.Generator) -> Iterator[Credit]:
-        """Whole groups per minibatch where there are enough of them, else single rollouts."""
-        return minibatches(credit, self.config.minibatches, rng)
 
     def policy_losses(self, credit: TokenCredit, log_probs: Tensor, log_ratio: Tensor) -> Tensor:
         """Policy loss of each token, Tensor[N]; `log_ratio` is what `log_ratio` gives."""
@@ -161,18 +146,6 @@ class PolicyGradient:
         """Tensor[S] -> Tensor[N]: shared out among a completion's tokens, so that beside token losses it counts once."""
         lengths = torch.tensor(credit.layout.lengths, device=of_completions.device)
         return (of_completions / lengths)[credit.layout.sequence_index.to(of_completions.device)]
-
-    def finish_step(self, credit: Credit) -> dict[str, float]:
-        """Moves the KL coefficient and the score statistics, where they move."""
-        return self.rewards.finish_step(credit)
-
-    def state(self) -> dict[str, float]:
-        """What adapts."""
-        return self.rewards.state()
-
-    def load_state(self, state: Mapping[str, float]) -> None:
-        """Restores `state()`."""
-        self.rewards.load_state(state)
 
 
 class SequenceRatio(PolicyGradient):

@@ -5,8 +5,8 @@ completions. Departures that all share: labels are soft, the composed reward's B
 of a group are used unless the recipe selects; a rollout without a score is in no pair, a pair without a label is no pair.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,9 +15,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rewardmesh.trainer.algorithms._base import AlgorithmConfig, LossOutput
+from rewardmesh.trainer.algorithms._base import Algorithm, AlgorithmConfig, LossOutput
 from rewardmesh.trainer.algorithms._completions import Completions
-from rewardmesh.trainer.credit import Credit, PairCredit, minibatches, pair_credit
+from rewardmesh.trainer.credit import Credit, PairCredit, pair_credit
 from rewardmesh.trainer.credit.pairs import Label, PairSelection
 from rewardmesh.trainer.credit.preferences import LabelSource
 from rewardmesh.trainer.samples import Group, Source
@@ -77,27 +77,21 @@ class Pairs:
         return values[self.first] - values[self.second]
 
 
-class PreferenceAlgorithm(ABC, Generic[C]):
+class PreferenceAlgorithm(Algorithm, Generic[C]):
     """Pairs with soft labels, and a loss on each."""
 
     name: str
-    needs_critic = False
-    needs_reference = True
     samples_per_prompt_min = 2
-    needs_sampler = ""
     across: Source | None = None
     """Only pairs of a rollout of this source and one of another."""
     needs_token_rewards = False
     own_samples = False
     """Only what the step's policy sampled: the loss takes the sampling log-probs for the previous policy's."""
 
+    config: C
+
     def __init__(self, config: C) -> None:
         self.config = config
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the batch."""
-        return self.config.epochs
 
     @abstractmethod
     def pair_loss(self, pairs: Pairs) -> Tensor:
@@ -124,10 +118,6 @@ class PreferenceAlgorithm(ABC, Generic[C]):
             own_samples=self.own_samples,
         )
 
-    def minibatches(self, credit: Credit, rng: np.random.Generator) -> Iterator[Credit]:
-        """Whole groups per minibatch."""
-        return minibatches(credit, self.config.minibatches, rng)
-
     def loss(self, credit: Credit, log_probs: Tensor, values: Tensor | None = None) -> LossOutput:
         """Weighted sum over pairs of their losses, over the normaliser.
 
@@ -151,19 +141,6 @@ class PreferenceAlgorithm(ABC, Generic[C]):
                 first, second = pairs.sides(pairs.completions.log_ratio)
                 metrics["kl"] = float((share * (first + second) / 2).sum())
         return LossOutput(loss.to(log_probs.dtype), metrics)
-
-    def finish_step(self, credit: Credit) -> dict[str, float]:
-        """Nothing adapts."""
-        return {}
-
-    def state(self) -> dict[str, float]:
-        """No state."""
-        return {}
-
-    def load_state(self, state: Mapping[str, float]) -> None:
-        """No state."""
-        if state:
-            raise ValueError(f"{self.name} has no state, got {', '.join(state)}")
 
     def _pairs(self, credit: PairCredit, log_probs: Tensor) -> Pairs:
         device = log_probs.device

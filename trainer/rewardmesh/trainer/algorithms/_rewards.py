@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rewardmesh.trainer.algorithms._base import AlgorithmConfig
+from rewardmesh.trainer.algorithms._base import Algorithm, AlgorithmConfig
 from rewardmesh.trainer.credit import Credit, ImportanceCorrection, RunningStatistics, ScoreRule
 from rewardmesh.trainer.losses import AdaptiveKL
 
@@ -116,3 +116,31 @@ class RewardState:
             self._controller.coefficient = state["kl_coef"]
         if self._statistics is not None:
             self._statistics = RunningStatistics.of_state(state)
+
+
+class RewardAlgorithm(Algorithm):
+    """An algorithm with a `RewardState`."""
+
+    config: RewardConfig
+
+    def __init__(self, config: RewardConfig) -> None:
+        self.config = config
+        self.needs_reference = config.kl_coef > 0
+        self.rewards = RewardState(config)
+
+    @property
+    def kl_coef(self) -> float:
+        """The coefficient in force."""
+        return self.rewards.kl_coef
+
+    def finish_step(self, credit: Credit) -> dict[str, float]:
+        """Moves the KL coefficient and the score statistics, where they move."""
+        return self.rewards.finish_step(credit)
+
+    def state(self) -> dict[str, float]:
+        """What adapts."""
+        return self.rewards.state()
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Restores `state()`."""
+        self.rewards.load_state(state)

@@ -4,8 +4,8 @@ A subclass says what its targets are (`target`) and what a completion costs (`se
 completions, or over lists; a rollout without a score is in neither, nor in anybody's win rate.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rewardmesh.trainer.algorithms._base import AlgorithmConfig, LossOutput
+from rewardmesh.trainer.algorithms._base import Algorithm, AlgorithmConfig, LossOutput
 from rewardmesh.trainer.algorithms._completions import Completions
-from rewardmesh.trainer.credit import Credit, SequenceCredit, minibatches, sequence_credit
+from rewardmesh.trainer.credit import Credit, SequenceCredit, sequence_credit
 from rewardmesh.trainer.credit.base import group_units
 from rewardmesh.trainer.credit.preferences import LabelSource
 from rewardmesh.trainer.credit.sequences import Target
@@ -78,14 +78,11 @@ class Sequences:
         return index.to(self.targets.device), present.to(self.targets.device)
 
 
-class SequenceAlgorithm(ABC, Generic[C]):
+class SequenceAlgorithm(Algorithm, Generic[C]):
     """A target per completion, and a loss on each."""
 
     name: str
-    needs_critic = False
-    needs_reference = True
     samples_per_prompt_min = 2
-    needs_sampler = ""
     target: Target = "win_rate"
     opponent: Source | None = None
     """Win rates are against rollouts of this source, in groups that have any."""
@@ -93,13 +90,10 @@ class SequenceAlgorithm(ABC, Generic[C]):
     own_samples = False
     """Only what the step's policy sampled: the loss takes the sampling log-probs for the previous policy's."""
 
+    config: C
+
     def __init__(self, config: C) -> None:
         self.config = config
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the batch."""
-        return self.config.epochs
 
     @abstractmethod
     def sequence_loss(self, sequences: Sequences) -> Tensor:
@@ -118,10 +112,6 @@ class SequenceAlgorithm(ABC, Generic[C]):
             own_samples=self.own_samples,
         )
 
-    def minibatches(self, credit: Credit, rng: np.random.Generator) -> Iterator[Credit]:
-        """Whole groups per minibatch where there are enough of them, else single rollouts; lists always whole."""
-        return minibatches(credit, self.config.minibatches, rng)
-
     def loss(self, credit: Credit, log_probs: Tensor, values: Tensor | None = None) -> LossOutput:
         """Weighted sum over completions of their losses, over the normaliser.
 
@@ -137,16 +127,3 @@ class SequenceAlgorithm(ABC, Generic[C]):
         if credit.reference_log_probs is not None:
             metrics["kl"] = float((share * completions.log_ratio.detach()).sum())
         return LossOutput(loss.to(log_probs.dtype), metrics)
-
-    def finish_step(self, credit: Credit) -> dict[str, float]:
-        """Nothing adapts."""
-        return {}
-
-    def state(self) -> dict[str, float]:
-        """No state."""
-        return {}
-
-    def load_state(self, state: Mapping[str, float]) -> None:
-        """No state."""
-        if state:
-            raise ValueError(f"{self.name} has no state, got {', '.join(state)}")

@@ -6,7 +6,7 @@ own standard deviation; multipliers move by exponentiated gradient. The penalty 
 part of the objective: without `scale` the fixed point is pi_ref exp((r + sum_i s_i lambda_i c_i) / kl_coef) / Z.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -14,9 +14,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from rewardmesh.trainer.algorithms._base import AlgorithmConfig, LossOutput
+from rewardmesh.trainer.algorithms._base import Algorithm, AlgorithmConfig, LossOutput
 from rewardmesh.trainer.algorithms._policy_gradient import shift_metrics, token_credit_of
-from rewardmesh.trainer.credit import Credit, TokenCredit, minibatches
+from rewardmesh.trainer.credit import Credit, TokenCredit
 from rewardmesh.trainer.credit.admission import LeftOut, admitted, concatenated
 from rewardmesh.trainer.credit.objectives import (
     Constraint,
@@ -57,13 +57,13 @@ class LagrangianConfig(AlgorithmConfig):
         return self
 
 
-class Lagrangian:
+class Lagrangian(Algorithm):
     """Advantages of the Lagrangian, the clipped policy loss, and multipliers that follow the violations."""
 
     name = "lagrangian"
-    needs_critic = False
     samples_per_prompt_min = 2
-    needs_sampler = ""
+
+    config: LagrangianConfig
 
     def __init__(self, config: LagrangianConfig) -> None:
         self.config = config
@@ -72,11 +72,6 @@ class Lagrangian:
             constraint.component: Multiplier(config.multiplier, config.multiplier_rate, config.multiplier_min, config.multiplier_max)
             for constraint in config.constraints
         }
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the batch."""
-        return self.config.epochs
 
     def credit(self, groups: Sequence[Group], rng: np.random.Generator, values: Tensor | None = None) -> TokenCredit:
         """One advantage per rollout on each of its tokens; a rollout without one of the components is left out of every baseline."""
@@ -147,10 +142,6 @@ class Lagrangian:
             metrics["kl"] = float(np.mean(divergences))
             metrics.update({f"constraint/{name}": mean for name, mean in zip(self.multipliers, means[1:], strict=True)})
         return metrics
-
-    def minibatches(self, credit: Credit, rng: np.random.Generator) -> Iterator[Credit]:
-        """Whole groups per minibatch where there are enough of them, else single rollouts."""
-        return minibatches(credit, self.config.minibatches, rng)
 
     def loss(self, credit: Credit, log_probs: Tensor, values: Tensor | None = None) -> LossOutput:
         """Token mean of the clipped policy loss. Metrics: `clip_fraction`, and `policy_shift`, the mean k2 of new against old."""

@@ -6,7 +6,7 @@ without a score enters neither the loss, nor the whitening, nor the critic; a tr
 penalised. k1 in the reward makes pi_ref exp(reward / kl_coef) / Z the optimum.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rewardmesh.trainer.algorithms._base import LossOutput
 from rewardmesh.trainer.algorithms._policy_gradient import shift_metrics, token_credit_of
-from rewardmesh.trainer.algorithms._rewards import Clip, ClipHigh, DualClip, KLCoef, RewardConfig, RewardState
-from rewardmesh.trainer.credit import Credit, TokenCredit, minibatches, token_credit
+from rewardmesh.trainer.algorithms._rewards import Clip, ClipHigh, DualClip, KLCoef, RewardAlgorithm, RewardConfig
+from rewardmesh.trainer.credit import Credit, TokenCredit, token_credit
 from rewardmesh.trainer.losses import KLEstimator, clipped_policy_loss, clipped_value_loss
 from rewardmesh.trainer.samples import Group
 
@@ -45,28 +45,16 @@ class PPOConfig(RewardConfig):
     whiten_advantages: WhitenAdvantages = True
 
 
-class PPO:
+class PPO(RewardAlgorithm):
     """GAE credit, clipped policy loss and clipped value loss."""
 
     name = "ppo"
     needs_critic = True
-    samples_per_prompt_min = 1
-    needs_sampler = ""
+
+    config: PPOConfig
 
     def __init__(self, config: PPOConfig) -> None:
-        self.config = config
-        self.needs_reference = config.kl_coef > 0
-        self.rewards = RewardState(config)
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the batch."""
-        return self.config.epochs
-
-    @property
-    def kl_coef(self) -> float:
-        """The coefficient in force."""
-        return self.rewards.kl_coef
+        super().__init__(config)
 
     def credit(self, groups: Sequence[Group], rng: np.random.Generator, values: Tensor | None = None) -> TokenCredit:
         """Advantages and returns; `values` Tensor[N] of the critic over `all_rollouts(groups)`, before the update."""
@@ -87,10 +75,6 @@ class PPO:
             "rule": self.rewards.rule,
             "correction": config.correction(),
         }
-
-    def minibatches(self, credit: Credit, rng: np.random.Generator) -> Iterator[Credit]:
-        """Whole groups per minibatch where there are enough of them, else single rollouts."""
-        return minibatches(credit, self.config.minibatches, rng)
 
     def policy_losses(self, credit: TokenCredit, log_probs: Tensor) -> Tensor:
         """Policy loss of each token, Tensor[N]."""
@@ -131,18 +115,6 @@ class PPO:
             **shift_metrics(tokens, log_probs, self.log_ratio(tokens, log_probs), self.config.clip, self.config.clip_high),
         }
         return LossOutput(loss.to(log_probs.dtype), metrics)
-
-    def finish_step(self, credit: Credit) -> dict[str, float]:
-        """Moves the KL coefficient and the score statistics, where they move."""
-        return self.rewards.finish_step(credit)
-
-    def state(self) -> dict[str, float]:
-        """What adapts."""
-        return self.rewards.state()
-
-    def load_state(self, state: Mapping[str, float]) -> None:
-        """Restores `state()`."""
-        self.rewards.load_state(state)
 
 
 Config = PPOConfig
