@@ -26,9 +26,8 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 def over_the_base(document: dict[str, Any], folder: Path) -> tuple[Recipe, Path]:
     options = embedded_options(document, "r.yaml")
     document, mesh_path = write_embedded(document, options, model_paths(options.models), folder)
-    mesh = MeshFile.load(mesh_path)
-    places = {name: {"address": "127.0.0.1:1", "metrics_address": "127.0.0.1:1"} for name in mesh.services}
-    return Recipe.parse(substitute(document, places, "r.yaml"), "r.yaml"), mesh_path
+    nowhere = MeshFile.load(mesh_path).nowhere
+    return Recipe.parse(substitute(document, nowhere, "r.yaml"), "r.yaml"), mesh_path
 
 
 def test_there_is_a_recipe_for_every_algorithm() -> None:

@@ -94,9 +94,13 @@ class MeshFile(BaseModel):
             mesh = cls.model_validate({**document, "source": source})
         except ValidationError as error:
             raise ConfigError(describe_errors(error, source, cls)) from error
-        nowhere = {name: {"address": "127.0.0.1:1", "metrics_address": "127.0.0.1:1"} for name in mesh.services}
-        mesh.resolve(nowhere)
+        mesh.resolve(mesh.nowhere)
         return mesh
+
+    @property
+    def nowhere(self) -> dict[str, dict[str, str]]:
+        """Addresses for every service before any is known: with them references can be checked."""
+        return {name: {"address": "127.0.0.1:1", "metrics_address": "127.0.0.1:1"} for name in self.services}
 
     def resolve(self, addresses: Addresses) -> dict[str, dict[str, Any]]:
         """The configuration of each service with references to others replaced, checked against the service's own class.

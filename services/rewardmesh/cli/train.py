@@ -104,8 +104,8 @@ async def _train(
         document, options, embedded_mesh = _embedded(document, recipe_path)
         mesh_path = mesh_path or embedded_mesh
     mesh_file = MeshFile.load(mesh_path) if mesh_path else None
-    anywhere = {name: {"address": "127.0.0.1:1", "metrics_address": "127.0.0.1:1"} for name in mesh_file.services} if mesh_file else {}
-    Recipe.parse(substitute(document, anywhere, str(recipe_path)), str(recipe_path))  # mistakes show before anything is built or started
+    nowhere = mesh_file.nowhere if mesh_file else {}
+    Recipe.parse(substitute(document, nowhere, str(recipe_path)), str(recipe_path))  # mistakes show before anything is built or started
     if embedded:
         models_with_bars(console, options.models, options.models_seed, guide=options.guide)
     async with _mesh(console, mesh_file, ready_seconds) as mesh:

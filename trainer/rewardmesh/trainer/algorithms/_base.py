@@ -12,8 +12,6 @@ An algorithm is one module of this package with `Config` (a pydantic model) and 
 `log_probs` and `values` are Tensor[N] over the completion tokens of `part.rollouts`, concatenated in order.
 """
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +22,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from rewardmesh.serving.config import nearest
 from rewardmesh.trainer.credit import Credit, minibatches
+from rewardmesh.trainer.modules import known_modules, named_module
 from rewardmesh.trainer.samples import Group
+
+_PACKAGE = "rewardmesh.trainer.algorithms"
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ class Algorithm(ABC):
 
 def known_algorithms() -> tuple[str, ...]:
     """Names that `load_algorithm` accepts."""
-    package = importlib.import_module("rewardmesh.trainer.algorithms")
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")))
+    return known_modules(_PACKAGE)
 
 
 def load_algorithm(name: str, config: Mapping[str, object] | None = None) -> Algorithm:
@@ -112,6 +111,4 @@ def algorithm_config(name: str) -> type[AlgorithmConfig]:
 
 
 def _module(name: str) -> ModuleType:
-    if name not in known_algorithms():
-        raise ValueError(f"unknown algorithm {name!r}{nearest(name, known_algorithms())}, known: {', '.join(known_algorithms())}")
-    return importlib.import_module(f"rewardmesh.trainer.algorithms.{name}")
+    return named_module(_PACKAGE, "algorithm", name)

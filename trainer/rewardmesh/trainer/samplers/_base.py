@@ -8,8 +8,6 @@ what a sampler does is a function of the recipe, the step and its `state()`, and
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from rewardmesh.serving.config import nearest
+from rewardmesh.trainer.modules import known_modules, named_module
 from rewardmesh.trainer.samples import FloatArray, Group, Rollout, Scores, Source
 
 if TYPE_CHECKING:
     from rewardmesh.trainer.codec import Codec
     from rewardmesh.trainer.prompts import Prompt
+
+
+_PACKAGE = "rewardmesh.trainer.samplers"
 
 
 @dataclass(frozen=True)
@@ -194,8 +195,7 @@ class Sampler:
 
 def known_samplers() -> tuple[str, ...]:
     """Names that `load_sampler` accepts."""
-    package = importlib.import_module("rewardmesh.trainer.samplers")
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")))
+    return known_modules(_PACKAGE)
 
 
 def load_sampler(name: str, config: Mapping[str, object] | None = None) -> Sampler:
@@ -209,6 +209,4 @@ def sampler_config(name: str) -> type[SamplerConfig]:
 
 
 def _module(name: str) -> ModuleType:
-    if name not in known_samplers():
-        raise ValueError(f"unknown sampler {name!r}{nearest(name, known_samplers())}, known: {', '.join(known_samplers())}")
-    return importlib.import_module(f"rewardmesh.trainer.samplers.{name}")
+    return named_module(_PACKAGE, "sampler", name)
