@@ -15,8 +15,9 @@ from typing import Any, Literal
 from rewardmesh.engine.log_probs import Extra, TokenStatistics
 from rewardmesh.engine.packing import TokenIds
 from rewardmesh.engine.sampling import Sampled, SamplingOptions
+from rewardmesh.engine.writing import WritingOptions, Written
 
-Ability = Literal["scores", "token_scores", "token_statistics", "label_log_probs", "sample"]
+Ability = Literal["scores", "token_scores", "token_statistics", "label_log_probs", "sample", "write"]
 Pair = tuple[TokenIds, TokenIds]
 """Prompt ids and completion ids, neither empty."""
 
@@ -143,6 +144,18 @@ class ServedModel(ABC):
     ) -> None:
         """Sample completions and emit each as it ends; see `sampling.sample`."""
         raise self._cannot("sample")
+
+    def write(
+        self, prompts: Sequence[TokenIds], options: WritingOptions, *, row_keys: Sequence[str], cancelled: threading.Event | None = None
+    ) -> list[list[Written]]:
+        """Write n texts for each prompt, those of a prompt in the order of their index.
+
+        Args:
+            prompts: token ids as `engine.text.prompt_ids` gives them.
+            row_keys: identities of the prompts for the random streams, as for `sample`.
+            cancelled: when set, what is unfinished ends as "aborted".
+        """
+        raise self._cannot("write")
 
     def trim(self) -> None:  # noqa: B027 - most engines keep nothing of the kind
         """Free what can be computed again; called when another version becomes active."""

@@ -891,6 +891,8 @@ class Provenance(_message.Message):
     TOKENS_READ_FIELD_NUMBER: _builtins.int
     TOKENS_COMPUTED_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    TOKENS_WRITTEN_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """gRPC service that answered, for example "rewardmesh.v1.RewardService"."""
     replica: _builtins.str
@@ -907,6 +909,10 @@ class Provenance(_message.Message):
     """Tokens really computed for it after sharing prompts (a shared prompt counts for the first item that brought it)."""
     truncated: _builtins.bool
     """Whether the input was cut to fit the model, by declared policy."""
+    tokens_written: _builtins.int
+    """Tokens the model wrote for it (reasons, votes, critiques); 0 where probabilities were read."""
+    cost_usd: _builtins.float
+    """What it cost in US dollars by the service's configured prices; 0 for what a cache answered; unset where no price is configured."""
     @_builtins.property
     def model(self) -> Global___ModelRef:
         """Model, version and fingerprint. Unset where no model is involved."""
@@ -923,13 +929,20 @@ class Provenance(_message.Message):
         tokens_read: _builtins.int = ...,
         tokens_computed: _builtins.int = ...,
         truncated: _builtins.bool = ...,
+        tokens_written: _builtins.int = ...,
+        cost_usd: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "_model", b"_model", "cost_usd", b"cost_usd", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "cached", b"cached", "compute_seconds", b"compute_seconds", "model", b"model", "queue_seconds", b"queue_seconds", "replica", b"replica", "service", b"service", "tokens_computed", b"tokens_computed", "tokens_read", b"tokens_read", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "_model", b"_model", "cached", b"cached", "compute_seconds", b"compute_seconds", "cost_usd", b"cost_usd", "model", b"model", "queue_seconds", b"queue_seconds", "replica", b"replica", "service", b"service", "tokens_computed", b"tokens_computed", "tokens_read", b"tokens_read", "tokens_written", b"tokens_written", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cost_usd: _TypeAlias = _typing.Literal["cost_usd"]  # noqa: Y015
+    _WhichOneofArgType__cost_usd: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd"]  # noqa: Y015
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_usd) -> _WhichOneofReturnType__cost_usd | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
 
 Global___Provenance: _TypeAlias = Provenance  # noqa: Y015

@@ -72,6 +72,38 @@ RANK_METHOD_LISTWISE: RankMethod.ValueType  # 3
 """One prompt that shows all answers."""
 Global___RankMethod: _TypeAlias = RankMethod  # noqa: Y015
 
+class _RankAggregation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RankAggregationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RankAggregation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RANK_AGGREGATION_UNSPECIFIED: _RankAggregation.ValueType  # 0
+    """Not set: mean wins."""
+    RANK_AGGREGATION_MEAN_WINS: _RankAggregation.ValueType  # 1
+    """Mean probability to win, in [0, 1]."""
+    RANK_AGGREGATION_BORDA: _RankAggregation.ValueType  # 2
+    """Borda count: answers that it beats by majority verdict, a tie counts half, as a share of those it met, in [0, 1]."""
+    RANK_AGGREGATION_BRADLEY_TERRY: _RankAggregation.ValueType  # 3
+    """Strengths of the Bradley-Terry model fitted to the probabilities, in nats, mean 0."""
+    RANK_AGGREGATION_ELO: _RankAggregation.ValueType  # 4
+    """The same strengths on the Elo scale (400 points are odds of 10 to 1), mean 1000."""
+
+class RankAggregation(_RankAggregation, metaclass=_RankAggregationEnumTypeWrapper):
+    """How pairwise verdicts become one score an answer."""
+
+RANK_AGGREGATION_UNSPECIFIED: RankAggregation.ValueType  # 0
+"""Not set: mean wins."""
+RANK_AGGREGATION_MEAN_WINS: RankAggregation.ValueType  # 1
+"""Mean probability to win, in [0, 1]."""
+RANK_AGGREGATION_BORDA: RankAggregation.ValueType  # 2
+"""Borda count: answers that it beats by majority verdict, a tie counts half, as a share of those it met, in [0, 1]."""
+RANK_AGGREGATION_BRADLEY_TERRY: RankAggregation.ValueType  # 3
+"""Strengths of the Bradley-Terry model fitted to the probabilities, in nats, mean 0."""
+RANK_AGGREGATION_ELO: RankAggregation.ValueType  # 4
+"""The same strengths on the Elo scale (400 points are odds of 10 to 1), mean 1000."""
+Global___RankAggregation: _TypeAlias = RankAggregation  # noqa: Y015
+
 @_typing.final
 class Pair(_message.Message):
     """Two answers to one prompt."""
@@ -196,6 +228,8 @@ class Preference(_message.Message):
     AGREEMENT_FIELD_NUMBER: _builtins.int
     STRENGTH_FIELD_NUMBER: _builtins.int
     RATIONALES_FIELD_NUMBER: _builtins.int
+    VOTE_AGREEMENT_FIELD_NUMBER: _builtins.int
+    UNPARSABLE_VOTES_FIELD_NUMBER: _builtins.int
     p_a: _builtins.float
     """Probability in [0, 1] that a is better: mean over the orders shown, ties counted half."""
     p_a_as_given: _builtins.float
@@ -205,14 +239,18 @@ class Preference(_message.Message):
     p_tie: _builtins.float
     """Probability in [0, 1] of a tie, mean over the orders."""
     votes: _builtins.int
-    """Votes counted (0 when the probability was read from label tokens)."""
+    """Votes counted, all orders together (0 when the probability was read from label tokens without sampling anything)."""
     agreement: _builtins.float
     """Agreement of the orders in [0, 1]: 1 - |p_a_as_given - p_a_swapped|; 1 when only one order was shown."""
     strength: _builtins.float
     """Stated strength of the preference in [0, 1] where the template asks for one."""
+    vote_agreement: _builtins.float
+    """Share in (0, 1] of the counted votes that say what most of them say; unset without votes."""
+    unparsable_votes: _builtins.int
+    """Votes that could not be read; they are not counted in any number above."""
     @_builtins.property
     def rationales(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Reasons in words."""
+        """Reasons in words, one a vote."""
 
     def __init__(
         self,
@@ -225,19 +263,25 @@ class Preference(_message.Message):
         agreement: _builtins.float = ...,
         strength: _builtins.float | None = ...,
         rationales: _abc.Iterable[_builtins.str] | None = ...,
+        vote_agreement: _builtins.float | None = ...,
+        unparsable_votes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_p_a_swapped", b"_p_a_swapped", "_strength", b"_strength", "p_a_swapped", b"p_a_swapped", "strength", b"strength"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_p_a_swapped", b"_p_a_swapped", "_strength", b"_strength", "_vote_agreement", b"_vote_agreement", "p_a_swapped", b"p_a_swapped", "strength", b"strength", "vote_agreement", b"vote_agreement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_a_swapped", b"_p_a_swapped", "_strength", b"_strength", "agreement", b"agreement", "p_a", b"p_a", "p_a_as_given", b"p_a_as_given", "p_a_swapped", b"p_a_swapped", "p_tie", b"p_tie", "rationales", b"rationales", "strength", b"strength", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_a_swapped", b"_p_a_swapped", "_strength", b"_strength", "_vote_agreement", b"_vote_agreement", "agreement", b"agreement", "p_a", b"p_a", "p_a_as_given", b"p_a_as_given", "p_a_swapped", b"p_a_swapped", "p_tie", b"p_tie", "rationales", b"rationales", "strength", b"strength", "unparsable_votes", b"unparsable_votes", "vote_agreement", b"vote_agreement", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__p_a_swapped: _TypeAlias = _typing.Literal["p_a_swapped"]  # noqa: Y015
     _WhichOneofArgType__p_a_swapped: _TypeAlias = _typing.Literal["_p_a_swapped", b"_p_a_swapped"]  # noqa: Y015
     _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
     _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
+    _WhichOneofReturnType__vote_agreement: _TypeAlias = _typing.Literal["vote_agreement"]  # noqa: Y015
+    _WhichOneofArgType__vote_agreement: _TypeAlias = _typing.Literal["_vote_agreement", b"_vote_agreement"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__p_a_swapped) -> _WhichOneofReturnType__p_a_swapped | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vote_agreement) -> _WhichOneofReturnType__vote_agreement | None: ...
 
 Global___Preference: _TypeAlias = Preference  # noqa: Y015
 
@@ -366,12 +410,27 @@ class RankRequest(_message.Message):
     GROUPS_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     REPEATS_FIELD_NUMBER: _builtins.int
+    AGGREGATION_FIELD_NUMBER: _builtins.int
+    PAIRS_PER_ANSWER_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
     template: _builtins.str
     """Name of the prompt template; empty for the service's default."""
     method: Global___RankMethod.ValueType
     """How."""
     repeats: _builtins.int
     """Repetitions with other orders of presentation, at least 1; 0 means 1."""
+    aggregation: Global___RankAggregation.ValueType
+    """How verdicts become scores."""
+    pairs_per_answer: _builtins.int
+    """For RANK_METHOD_SPARSE: pairs that each answer takes part in, at least 2; 0 for the service's default."""
+    votes: _builtins.int
+    """Sampled votes per order of a pair; 0 reads the probability of the label tokens instead of sampling."""
+    temperature: _builtins.float
+    """Sampling temperature of votes, > 0; 0 means 1."""
+    seed: _builtins.int
+    """Seed of votes, of the pairs of a sparse tournament and of orders of presentation."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
         """Which judge; unset for the service's default."""
@@ -388,10 +447,15 @@ class RankRequest(_message.Message):
         groups: _abc.Iterable[Global___RankGroup] | None = ...,
         method: Global___RankMethod.ValueType = ...,
         repeats: _builtins.int = ...,
+        aggregation: Global___RankAggregation.ValueType = ...,
+        pairs_per_answer: _builtins.int = ...,
+        votes: _builtins.int = ...,
+        temperature: _builtins.float = ...,
+        seed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "groups", b"groups", "method", b"method", "model", b"model", "repeats", b"repeats", "template", b"template"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "aggregation", b"aggregation", "groups", b"groups", "method", b"method", "model", b"model", "pairs_per_answer", b"pairs_per_answer", "repeats", b"repeats", "seed", b"seed", "temperature", b"temperature", "template", b"template", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
@@ -438,10 +502,13 @@ class Ranking(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     KENDALL_W_FIELD_NUMBER: _builtins.int
     CYCLE_RATE_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
     kendall_w: _builtins.float
     """Kendall's coefficient of concordance over repeats, in [0, 1]."""
     cycle_rate: _builtins.float
     """Share of triples whose majority verdicts form a cycle, in [0, 1]."""
+    verdicts: _builtins.int
+    """Verdicts that went into it, each order of a pair (or each list that was read) for itself."""
     @_builtins.property
     def order(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Indices of the answers, best first."""
@@ -452,7 +519,7 @@ class Ranking(_message.Message):
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Score of each answer (mean win probability), in [0, 1]."""
+        """Score of each answer, on the scale of the aggregation."""
 
     def __init__(
         self,
@@ -462,10 +529,11 @@ class Ranking(_message.Message):
         scores: _abc.Iterable[_builtins.float] | None = ...,
         kendall_w: _builtins.float = ...,
         cycle_rate: _builtins.float = ...,
+        verdicts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pair_matrix", b"pair_matrix"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cycle_rate", b"cycle_rate", "kendall_w", b"kendall_w", "order", b"order", "pair_matrix", b"pair_matrix", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cycle_rate", b"cycle_rate", "kendall_w", b"kendall_w", "order", b"order", "pair_matrix", b"pair_matrix", "scores", b"scores", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -641,8 +709,17 @@ class Grades(_message.Message):
 
     GRADES_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
+    VOTE_AGREEMENT_FIELD_NUMBER: _builtins.int
+    UNPARSABLE_VOTES_FIELD_NUMBER: _builtins.int
     total: _builtins.float
     """Weighted mean of the scores, each mapped to [0, 1]."""
+    votes: _builtins.int
+    """Votes counted, least of all criteria (0 when probabilities were read from label tokens without sampling anything)."""
+    vote_agreement: _builtins.float
+    """Share in (0, 1] of the counted votes that say what most of them say, mean over criteria; unset without votes."""
+    unparsable_votes: _builtins.int
+    """Votes that could not be read, all criteria together; they are not counted in any number above."""
     @_builtins.property
     def grades(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grade]:
         """One a criterion, in the rubric's order."""
@@ -652,12 +729,17 @@ class Grades(_message.Message):
         *,
         grades: _abc.Iterable[Global___Grade] | None = ...,
         total: _builtins.float = ...,
+        votes: _builtins.int = ...,
+        vote_agreement: _builtins.float | None = ...,
+        unparsable_votes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_vote_agreement", b"_vote_agreement", "vote_agreement", b"vote_agreement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grades", b"grades", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_vote_agreement", b"_vote_agreement", "grades", b"grades", "total", b"total", "unparsable_votes", b"unparsable_votes", "vote_agreement", b"vote_agreement", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__vote_agreement: _TypeAlias = _typing.Literal["vote_agreement"]  # noqa: Y015
+    _WhichOneofArgType__vote_agreement: _TypeAlias = _typing.Literal["_vote_agreement", b"_vote_agreement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vote_agreement) -> _WhichOneofReturnType__vote_agreement | None: ...
 
 Global___Grades: _TypeAlias = Grades  # noqa: Y015
 
@@ -737,10 +819,25 @@ class CritiqueRequest(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     WANT_REVISION_FIELD_NUMBER: _builtins.int
     MAX_POINTS_FIELD_NUMBER: _builtins.int
+    TEMPLATE_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    COMPARE_REVISION_FIELD_NUMBER: _builtins.int
+    COMPARE_TEMPLATE_FIELD_NUMBER: _builtins.int
     want_revision: _builtins.bool
     """Whether to write a revised completion too."""
     max_points: _builtins.int
     """Most points to make; 0 for the service's default."""
+    template: _builtins.str
+    """Name of the critique template; empty for the service's default."""
+    temperature: _builtins.float
+    """Sampling temperature, >= 0; 0 is greedy."""
+    seed: _builtins.int
+    """Seed of sampling."""
+    compare_revision: _builtins.bool
+    """Whether to compare the revision with the original afterwards, in both orders; needs want_revision."""
+    compare_template: _builtins.str
+    """Name of the template for that comparison; empty for the service's default."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
         """Which judge; unset for the service's default."""
@@ -756,10 +853,15 @@ class CritiqueRequest(_message.Message):
         samples: _abc.Iterable[_common_pb2.Sample] | None = ...,
         want_revision: _builtins.bool = ...,
         max_points: _builtins.int = ...,
+        template: _builtins.str = ...,
+        temperature: _builtins.float = ...,
+        seed: _builtins.int = ...,
+        compare_revision: _builtins.bool = ...,
+        compare_template: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "max_points", b"max_points", "model", b"model", "samples", b"samples", "want_revision", b"want_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "compare_revision", b"compare_revision", "compare_template", b"compare_template", "max_points", b"max_points", "model", b"model", "samples", b"samples", "seed", b"seed", "temperature", b"temperature", "template", b"template", "want_revision", b"want_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
@@ -776,15 +878,23 @@ class Critique(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     SPANS_FIELD_NUMBER: _builtins.int
     REVISED_COMPLETION_FIELD_NUMBER: _builtins.int
+    REVISION_PREFERENCE_FIELD_NUMBER: _builtins.int
+    UNPLACED_POINTS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The critique."""
+    unplaced_points: _builtins.int
+    """Points whose words were not found in the completion."""
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Span]:
-        """Points tied to parts of the completion."""
+        """Points tied to parts of the completion; a point whose words are not found there is only in the text."""
 
     @_builtins.property
     def revised_completion(self) -> _common_pb2.Completion:
         """The completion rewritten; unset unless asked for."""
+
+    @_builtins.property
+    def revision_preference(self) -> Global___Preference:
+        """Whether the revision (a) is better than the original (b); unset unless asked for."""
 
     def __init__(
         self,
@@ -792,14 +902,21 @@ class Critique(_message.Message):
         text: _builtins.str = ...,
         spans: _abc.Iterable[_common_pb2.Span] | None = ...,
         revised_completion: _common_pb2.Completion | None = ...,
+        revision_preference: Global___Preference | None = ...,
+        unplaced_points: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_revised_completion", b"_revised_completion", "revised_completion", b"revised_completion"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_revised_completion", b"_revised_completion", "_revision_preference", b"_revision_preference", "revised_completion", b"revised_completion", "revision_preference", b"revision_preference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revised_completion", b"_revised_completion", "revised_completion", b"revised_completion", "spans", b"spans", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revised_completion", b"_revised_completion", "_revision_preference", b"_revision_preference", "revised_completion", b"revised_completion", "revision_preference", b"revision_preference", "spans", b"spans", "text", b"text", "unplaced_points", b"unplaced_points"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__revised_completion: _TypeAlias = _typing.Literal["revised_completion"]  # noqa: Y015
     _WhichOneofArgType__revised_completion: _TypeAlias = _typing.Literal["_revised_completion", b"_revised_completion"]  # noqa: Y015
+    _WhichOneofReturnType__revision_preference: _TypeAlias = _typing.Literal["revision_preference"]  # noqa: Y015
+    _WhichOneofArgType__revision_preference: _TypeAlias = _typing.Literal["_revision_preference", b"_revision_preference"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__revised_completion) -> _WhichOneofReturnType__revised_completion | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revision_preference) -> _WhichOneofReturnType__revision_preference | None: ...
 
 Global___Critique: _TypeAlias = Critique  # noqa: Y015
 

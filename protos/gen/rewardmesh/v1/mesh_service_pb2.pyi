@@ -192,6 +192,7 @@ class Component(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     GRADES_FIELD_NUMBER: _builtins.int
     PREFERENCES_FIELD_NUMBER: _builtins.int
+    CRITIQUE_FIELD_NUMBER: _builtins.int
     ABSENCE_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
     WAIT_SECONDS_FIELD_NUMBER: _builtins.int
@@ -223,6 +224,10 @@ class Component(_message.Message):
         """Of a judge that compares."""
 
     @_builtins.property
+    def critique(self) -> _judge_service_pb2.CritiqueOutcome:
+        """Of a judge that criticises."""
+
+    @_builtins.property
     def absence(self) -> _common_pb2.Absence:
         """Why there is no value; unset when the signal answered."""
 
@@ -235,20 +240,21 @@ class Component(_message.Message):
         verdict: _verifier_service_pb2.VerdictOutcome | None = ...,
         grades: _judge_service_pb2.GradesOutcome | None = ...,
         preferences: Global___PreferenceRow | None = ...,
+        critique: _judge_service_pb2.CritiqueOutcome | None = ...,
         absence: _common_pb2.Absence | None = ...,
         applied: Global___AbsencePolicy.ValueType = ...,
         wait_seconds: _builtins.float = ...,
         attempts: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_absence", b"_absence", "_value", b"_value", "absence", b"absence", "answer", b"answer", "grades", b"grades", "preferences", b"preferences", "reward", b"reward", "value", b"value", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_absence", b"_absence", "_value", b"_value", "absence", b"absence", "answer", b"answer", "critique", b"critique", "grades", b"grades", "preferences", b"preferences", "reward", b"reward", "value", b"value", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_absence", b"_absence", "_value", b"_value", "absence", b"absence", "answer", b"answer", "applied", b"applied", "attempts", b"attempts", "grades", b"grades", "preferences", b"preferences", "reward", b"reward", "signal", b"signal", "value", b"value", "verdict", b"verdict", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_absence", b"_absence", "_value", b"_value", "absence", b"absence", "answer", b"answer", "applied", b"applied", "attempts", b"attempts", "critique", b"critique", "grades", b"grades", "preferences", b"preferences", "reward", b"reward", "signal", b"signal", "value", b"value", "verdict", b"verdict", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__absence: _TypeAlias = _typing.Literal["absence"]  # noqa: Y015
     _WhichOneofArgType__absence: _TypeAlias = _typing.Literal["_absence", b"_absence"]  # noqa: Y015
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
-    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["reward", "verdict", "grades", "preferences"]  # noqa: Y015
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["reward", "verdict", "grades", "preferences", "critique"]  # noqa: Y015
     _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__absence) -> _WhichOneofReturnType__absence | None: ...

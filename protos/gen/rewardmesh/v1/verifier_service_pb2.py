@@ -26,37 +26,39 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from rewardmesh.v1 import common_pb2 as rewardmesh_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$rewardmesh/v1/verifier_service.proto\x12\rrewardmesh.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1arewardmesh/v1/common.proto\"\xa0\x01\n\rVerifyRequest\x12\x1a\n\x08verifier\x18\x01 \x01(\tR\x08verifier\x12/\n\x07samples\x18\x02 \x03(\x0b\x32\x15.rewardmesh.v1.SampleR\x07samples\x12\x36\n\x07options\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructH\x00R\x07options\x88\x01\x01\x42\n\n\x08_options\"w\n\x08Location\x12\x12\n\x04line\x18\x01 \x01(\x05R\x04line\x12,\n\x04span\x18\x02 \x01(\x0b\x32\x13.rewardmesh.v1.SpanH\x00R\x04span\x88\x01\x01\x12\x17\n\x04step\x18\x03 \x01(\x05H\x01R\x04step\x88\x01\x01\x42\x07\n\x05_spanB\x07\n\x05_step\"m\n\x0bStepVerdict\x12\x12\n\x04step\x18\x01 \x01(\x05R\x04step\x12\x34\n\x06status\x18\x02 \x01(\x0e\x32\x1c.rewardmesh.v1.VerdictStatusR\x06status\x12\x14\n\x05score\x18\x03 \x01(\x02R\x05score\"\x95\x02\n\x07Verdict\x12\x34\n\x06status\x18\x01 \x01(\x0e\x32\x1c.rewardmesh.v1.VerdictStatusR\x06status\x12\x14\n\x05score\x18\x02 \x01(\x02R\x05score\x12\x1a\n\x08\x65vidence\x18\x03 \x01(\tR\x08\x65vidence\x12)\n\x10\x65xtracted_answer\x18\x04 \x01(\tR\x0f\x65xtractedAnswer\x12\x38\n\x08location\x18\x05 \x01(\x0b\x32\x17.rewardmesh.v1.LocationH\x00R\x08location\x88\x01\x01\x12\x30\n\x05steps\x18\x06 \x03(\x0b\x32\x1a.rewardmesh.v1.StepVerdictR\x05stepsB\x0b\n\t_location\"\xda\x01\n\x0eVerdictOutcome\x12\x1b\n\tsample_id\x18\x01 \x01(\tR\x08sampleId\x12\x32\n\x07verdict\x18\x02 \x01(\x0b\x32\x16.rewardmesh.v1.VerdictH\x00R\x07verdict\x12\x32\n\x07\x61\x62sence\x18\x03 \x01(\x0b\x32\x16.rewardmesh.v1.AbsenceH\x00R\x07\x61\x62sence\x12\x39\n\nprovenance\x18\x04 \x01(\x0b\x32\x19.rewardmesh.v1.ProvenanceR\nprovenanceB\x08\n\x06result\"K\n\x0eVerifyResponse\x12\x39\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1d.rewardmesh.v1.VerdictOutcomeR\x08outcomes\"\xa6\x01\n\x13StreamVerifyRequest\x12\x1a\n\x08verifier\x18\x01 \x01(\tR\x08verifier\x12\x36\n\x07options\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructH\x00R\x07options\x88\x01\x01\x12/\n\x07samples\x18\x03 \x03(\x0b\x32\x15.rewardmesh.v1.SampleR\x07samplesB\n\n\x08_options\"Q\n\x14StreamVerifyResponse\x12\x39\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1d.rewardmesh.v1.VerdictOutcomeR\x08outcomes\"\x16\n\x14ListVerifiersRequest\"\x81\x01\n\x0cVerifierInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12 \n\x0b\x64\x65scription\x18\x02 \x01(\tR\x0b\x64\x65scription\x12\x14\n\x05needs\x18\x03 \x03(\tR\x05needs\x12%\n\x0eoptions_schema\x18\x04 \x01(\tR\roptionsSchema\"R\n\x15ListVerifiersResponse\x12\x39\n\tverifiers\x18\x01 \x03(\x0b\x32\x1b.rewardmesh.v1.VerifierInfoR\tverifiers*}\n\rVerdictStatus\x12\x1e\n\x1aVERDICT_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13VERDICT_STATUS_PASS\x10\x01\x12\x17\n\x13VERDICT_STATUS_FAIL\x10\x02\x12\x1a\n\x16VERDICT_STATUS_PARTIAL\x10\x03\x32\x91\x02\n\x0fVerifierService\x12\x45\n\x06Verify\x12\x1c.rewardmesh.v1.VerifyRequest\x1a\x1d.rewardmesh.v1.VerifyResponse\x12[\n\x0cStreamVerify\x12\".rewardmesh.v1.StreamVerifyRequest\x1a#.rewardmesh.v1.StreamVerifyResponse(\x01\x30\x01\x12Z\n\rListVerifiers\x12#.rewardmesh.v1.ListVerifiersRequest\x1a$.rewardmesh.v1.ListVerifiersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$rewardmesh/v1/verifier_service.proto\x12\rrewardmesh.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1arewardmesh/v1/common.proto\"\xa0\x01\n\rVerifyRequest\x12\x1a\n\x08verifier\x18\x01 \x01(\tR\x08verifier\x12/\n\x07samples\x18\x02 \x03(\x0b\x32\x15.rewardmesh.v1.SampleR\x07samples\x12\x36\n\x07options\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructH\x00R\x07options\x88\x01\x01\x42\n\n\x08_options\"w\n\x08Location\x12\x12\n\x04line\x18\x01 \x01(\x05R\x04line\x12,\n\x04span\x18\x02 \x01(\x0b\x32\x13.rewardmesh.v1.SpanH\x00R\x04span\x88\x01\x01\x12\x17\n\x04step\x18\x03 \x01(\x05H\x01R\x04step\x88\x01\x01\x42\x07\n\x05_spanB\x07\n\x05_step\"\x89\x01\n\x0bStepVerdict\x12\x12\n\x04step\x18\x01 \x01(\x05R\x04step\x12\x34\n\x06status\x18\x02 \x01(\x0e\x32\x1c.rewardmesh.v1.VerdictStatusR\x06status\x12\x14\n\x05score\x18\x03 \x01(\x02R\x05score\x12\x1a\n\x08\x65vidence\x18\x04 \x01(\tR\x08\x65vidence\"\xb1\x02\n\x07Verdict\x12\x34\n\x06status\x18\x01 \x01(\x0e\x32\x1c.rewardmesh.v1.VerdictStatusR\x06status\x12\x14\n\x05score\x18\x02 \x01(\x02R\x05score\x12\x1a\n\x08\x65vidence\x18\x03 \x01(\tR\x08\x65vidence\x12)\n\x10\x65xtracted_answer\x18\x04 \x01(\tR\x0f\x65xtractedAnswer\x12\x38\n\x08location\x18\x05 \x01(\x0b\x32\x17.rewardmesh.v1.LocationH\x00R\x08location\x88\x01\x01\x12\x30\n\x05steps\x18\x06 \x03(\x0b\x32\x1a.rewardmesh.v1.StepVerdictR\x05steps\x12\x1a\n\x08\x63\x61tegory\x18\x07 \x01(\tR\x08\x63\x61tegoryB\x0b\n\t_location\"\xda\x01\n\x0eVerdictOutcome\x12\x1b\n\tsample_id\x18\x01 \x01(\tR\x08sampleId\x12\x32\n\x07verdict\x18\x02 \x01(\x0b\x32\x16.rewardmesh.v1.VerdictH\x00R\x07verdict\x12\x32\n\x07\x61\x62sence\x18\x03 \x01(\x0b\x32\x16.rewardmesh.v1.AbsenceH\x00R\x07\x61\x62sence\x12\x39\n\nprovenance\x18\x04 \x01(\x0b\x32\x19.rewardmesh.v1.ProvenanceR\nprovenanceB\x08\n\x06result\"K\n\x0eVerifyResponse\x12\x39\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1d.rewardmesh.v1.VerdictOutcomeR\x08outcomes\"\xa6\x01\n\x13StreamVerifyRequest\x12\x1a\n\x08verifier\x18\x01 \x01(\tR\x08verifier\x12\x36\n\x07options\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructH\x00R\x07options\x88\x01\x01\x12/\n\x07samples\x18\x03 \x03(\x0b\x32\x15.rewardmesh.v1.SampleR\x07samplesB\n\n\x08_options\"Q\n\x14StreamVerifyResponse\x12\x39\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1d.rewardmesh.v1.VerdictOutcomeR\x08outcomes\"\x16\n\x14ListVerifiersRequest\"\x82\x02\n\x0cVerifierInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12 \n\x0b\x64\x65scription\x18\x02 \x01(\tR\x0b\x64\x65scription\x12\x14\n\x05needs\x18\x03 \x03(\tR\x05needs\x12%\n\x0eoptions_schema\x18\x04 \x01(\tR\roptionsSchema\x12\x16\n\x06groups\x18\x05 \x01(\x08R\x06groups\x12\x18\n\x07sandbox\x18\x06 \x01(\tR\x07sandbox\x12@\n\x08measured\x18\x07 \x01(\x0b\x32\x1f.rewardmesh.v1.MeasuredAccuracyH\x00R\x08measured\x88\x01\x01\x42\x0b\n\t_measured\"\x9f\x01\n\x10MeasuredAccuracy\x12\x1a\n\x08\x65xamples\x18\x01 \x01(\x05R\x08\x65xamples\x12!\n\tprecision\x18\x02 \x01(\x02H\x00R\tprecision\x88\x01\x01\x12\x1b\n\x06recall\x18\x03 \x01(\x02H\x01R\x06recall\x88\x01\x01\x12\x16\n\x06\x61\x62sent\x18\x04 \x01(\x05R\x06\x61\x62sentB\x0c\n\n_precisionB\t\n\x07_recall\"R\n\x15ListVerifiersResponse\x12\x39\n\tverifiers\x18\x01 \x03(\x0b\x32\x1b.rewardmesh.v1.VerifierInfoR\tverifiers*}\n\rVerdictStatus\x12\x1e\n\x1aVERDICT_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13VERDICT_STATUS_PASS\x10\x01\x12\x17\n\x13VERDICT_STATUS_FAIL\x10\x02\x12\x1a\n\x16VERDICT_STATUS_PARTIAL\x10\x03\x32\x91\x02\n\x0fVerifierService\x12\x45\n\x06Verify\x12\x1c.rewardmesh.v1.VerifyRequest\x1a\x1d.rewardmesh.v1.VerifyResponse\x12[\n\x0cStreamVerify\x12\".rewardmesh.v1.StreamVerifyRequest\x1a#.rewardmesh.v1.StreamVerifyResponse(\x01\x30\x01\x12Z\n\rListVerifiers\x12#.rewardmesh.v1.ListVerifiersRequest\x1a$.rewardmesh.v1.ListVerifiersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rewardmesh.v1.verifier_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICTSTATUS']._serialized_start=1578
-  _globals['_VERDICTSTATUS']._serialized_end=1703
+  _globals['_VERDICTSTATUS']._serialized_start=1926
+  _globals['_VERDICTSTATUS']._serialized_end=2051
   _globals['_VERIFYREQUEST']._serialized_start=114
   _globals['_VERIFYREQUEST']._serialized_end=274
   _globals['_LOCATION']._serialized_start=276
   _globals['_LOCATION']._serialized_end=395
-  _globals['_STEPVERDICT']._serialized_start=397
-  _globals['_STEPVERDICT']._serialized_end=506
-  _globals['_VERDICT']._serialized_start=509
-  _globals['_VERDICT']._serialized_end=786
-  _globals['_VERDICTOUTCOME']._serialized_start=789
-  _globals['_VERDICTOUTCOME']._serialized_end=1007
-  _globals['_VERIFYRESPONSE']._serialized_start=1009
-  _globals['_VERIFYRESPONSE']._serialized_end=1084
-  _globals['_STREAMVERIFYREQUEST']._serialized_start=1087
-  _globals['_STREAMVERIFYREQUEST']._serialized_end=1253
-  _globals['_STREAMVERIFYRESPONSE']._serialized_start=1255
-  _globals['_STREAMVERIFYRESPONSE']._serialized_end=1336
-  _globals['_LISTVERIFIERSREQUEST']._serialized_start=1338
-  _globals['_LISTVERIFIERSREQUEST']._serialized_end=1360
-  _globals['_VERIFIERINFO']._serialized_start=1363
-  _globals['_VERIFIERINFO']._serialized_end=1492
-  _globals['_LISTVERIFIERSRESPONSE']._serialized_start=1494
-  _globals['_LISTVERIFIERSRESPONSE']._serialized_end=1576
-  _globals['_VERIFIERSERVICE']._serialized_start=1706
-  _globals['_VERIFIERSERVICE']._serialized_end=1979
+  _globals['_STEPVERDICT']._serialized_start=398
+  _globals['_STEPVERDICT']._serialized_end=535
+  _globals['_VERDICT']._serialized_start=538
+  _globals['_VERDICT']._serialized_end=843
+  _globals['_VERDICTOUTCOME']._serialized_start=846
+  _globals['_VERDICTOUTCOME']._serialized_end=1064
+  _globals['_VERIFYRESPONSE']._serialized_start=1066
+  _globals['_VERIFYRESPONSE']._serialized_end=1141
+  _globals['_STREAMVERIFYREQUEST']._serialized_start=1144
+  _globals['_STREAMVERIFYREQUEST']._serialized_end=1310
+  _globals['_STREAMVERIFYRESPONSE']._serialized_start=1312
+  _globals['_STREAMVERIFYRESPONSE']._serialized_end=1393
+  _globals['_LISTVERIFIERSREQUEST']._serialized_start=1395
+  _globals['_LISTVERIFIERSREQUEST']._serialized_end=1417
+  _globals['_VERIFIERINFO']._serialized_start=1420
+  _globals['_VERIFIERINFO']._serialized_end=1678
+  _globals['_MEASUREDACCURACY']._serialized_start=1681
+  _globals['_MEASUREDACCURACY']._serialized_end=1840
+  _globals['_LISTVERIFIERSRESPONSE']._serialized_start=1842
+  _globals['_LISTVERIFIERSRESPONSE']._serialized_end=1924
+  _globals['_VERIFIERSERVICE']._serialized_start=2054
+  _globals['_VERIFIERSERVICE']._serialized_end=2327
 # @@protoc_insertion_point(module_scope)

@@ -133,22 +133,26 @@ class StepVerdict(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Index of the step, from 0."""
     status: Global___VerdictStatus.ValueType
     """What was decided."""
     score: _builtins.float
     """Score in [0, 1]."""
+    evidence: _builtins.str
+    """For people: what was found at this step."""
     def __init__(
         self,
         *,
         step: _builtins.int = ...,
         status: Global___VerdictStatus.ValueType = ...,
         score: _builtins.float = ...,
+        evidence: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["score", b"score", "status", b"status", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "score", b"score", "status", b"status", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -166,6 +170,7 @@ class Verdict(_message.Message):
     EXTRACTED_ANSWER_FIELD_NUMBER: _builtins.int
     LOCATION_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
     status: Global___VerdictStatus.ValueType
     """What was decided."""
     score: _builtins.float
@@ -174,13 +179,15 @@ class Verdict(_message.Message):
     """For people: what was compared with what."""
     extracted_answer: _builtins.str
     """The answer that was found in the completion, in a canonical form; empty when the verifier extracts none."""
+    category: _builtins.str
+    """Kind of failure from a bounded set of the verifier's ("syntax", "runtime", "wrong-answer", "timeout"); empty when it tells none apart."""
     @_builtins.property
     def location(self) -> Global___Location:
         """Where it was decided."""
 
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepVerdict]:
-        """Verdicts on single steps."""
+        """Verdicts on single steps (turns of a trajectory, tests of a program)."""
 
     def __init__(
         self,
@@ -191,10 +198,11 @@ class Verdict(_message.Message):
         extracted_answer: _builtins.str = ...,
         location: Global___Location | None = ...,
         steps: _abc.Iterable[Global___StepVerdict] | None = ...,
+        category: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_location", b"_location", "location", b"location"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_location", b"_location", "evidence", b"evidence", "extracted_answer", b"extracted_answer", "location", b"location", "score", b"score", "status", b"status", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_location", b"_location", "category", b"category", "evidence", b"evidence", "extracted_answer", b"extracted_answer", "location", b"location", "score", b"score", "status", b"status", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__location: _TypeAlias = _typing.Literal["location"]  # noqa: Y015
     _WhichOneofArgType__location: _TypeAlias = _typing.Literal["_location", b"_location"]  # noqa: Y015
@@ -357,15 +365,26 @@ class VerifierInfo(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
     OPTIONS_SCHEMA_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name to call it by."""
     description: _builtins.str
     """What it checks."""
     options_schema: _builtins.str
     """JSON schema of its options."""
+    groups: _builtins.bool
+    """Whether samples with the same group_id are judged together and must come in one call (or one message of a stream)."""
+    sandbox: _builtins.str
+    """What runs untrusted code for it ("bubblewrap", "gvisor", "unsandboxed"); empty when it runs none."""
     @_builtins.property
     def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Fields of a sample it cannot do without ("references", "completion.text")."""
+
+    @_builtins.property
+    def measured(self) -> Global___MeasuredAccuracy:
+        """Measured on labelled examples; unset when it was not measured."""
 
     def __init__(
         self,
@@ -374,14 +393,60 @@ class VerifierInfo(_message.Message):
         description: _builtins.str = ...,
         needs: _abc.Iterable[_builtins.str] | None = ...,
         options_schema: _builtins.str = ...,
+        groups: _builtins.bool = ...,
+        sandbox: _builtins.str = ...,
+        measured: Global___MeasuredAccuracy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_measured", b"_measured", "measured", b"measured"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "needs", b"needs", "options_schema", b"options_schema"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_measured", b"_measured", "description", b"description", "groups", b"groups", "measured", b"measured", "name", b"name", "needs", b"needs", "options_schema", b"options_schema", "sandbox", b"sandbox"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__measured: _TypeAlias = _typing.Literal["measured"]  # noqa: Y015
+    _WhichOneofArgType__measured: _TypeAlias = _typing.Literal["_measured", b"_measured"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__measured) -> _WhichOneofReturnType__measured | None: ...
 
 Global___VerifierInfo: _TypeAlias = VerifierInfo  # noqa: Y015
+
+@_typing.final
+class MeasuredAccuracy(_message.Message):
+    """How often a verifier agreed with labelled examples."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
+    examples: _builtins.int
+    """Labelled examples it gave a verdict on."""
+    precision: _builtins.float
+    """Share of its PASS verdicts that were right, in [0, 1]; unset without any PASS."""
+    recall: _builtins.float
+    """Share of the right examples that it passed, in [0, 1]; unset without any right example."""
+    absent: _builtins.int
+    """Examples on which it gave none."""
+    def __init__(
+        self,
+        *,
+        examples: _builtins.int = ...,
+        precision: _builtins.float | None = ...,
+        recall: _builtins.float | None = ...,
+        absent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "_recall", b"_recall", "precision", b"precision", "recall", b"recall"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "_recall", b"_recall", "absent", b"absent", "examples", b"examples", "precision", b"precision", "recall", b"recall"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__precision: _TypeAlias = _typing.Literal["precision"]  # noqa: Y015
+    _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
+    _WhichOneofReturnType__recall: _TypeAlias = _typing.Literal["recall"]  # noqa: Y015
+    _WhichOneofArgType__recall: _TypeAlias = _typing.Literal["_recall", b"_recall"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recall) -> _WhichOneofReturnType__recall | None: ...
+
+Global___MeasuredAccuracy: _TypeAlias = MeasuredAccuracy  # noqa: Y015
 
 @_typing.final
 class ListVerifiersResponse(_message.Message):
