@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from rewardmesh.client import sample
+from rewardmesh.client import pack_floats, sample
 from rewardmesh.gateway import Config, create_server
 from rewardmesh.serving.validation import absence
 from rewardmesh.v1 import common_pb2 as pb
@@ -44,7 +44,7 @@ class Backend:
     async def start(self, port: int = 0) -> None:
         self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         reward_service_pb2_grpc.add_RewardServiceServicer_to_server(_Reward(self), self.server)  # type: ignore[abstract]
-        judge_service_pb2_grpc.add_JudgeServiceServicer_to_server(_Judge(self), self.server)  # type: ignore[abstract]
+        judge_service_pb2_grpc.add_JudgeServiceServicer_to_server(_Judge(self), self.server)
         verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(_Verifier(self), self.server)  # type: ignore[abstract]
         self.address = f"127.0.0.1:{self.server.add_insecure_port(f'127.0.0.1:{port}')}"
         await self.server.start()
@@ -111,7 +111,8 @@ class _Verifier(verifier_service_pb2_grpc.VerifierServiceServicer):
             if isinstance(value, pb.Absence):
                 outcome.absence.CopyFrom(value)
             else:
-                outcome.verdict.CopyFrom(verifier.Verdict(score=value, evidence="compared"))
+                where = verifier.Location(line=1, span=pb.Span(start=0, end=3))
+                outcome.verdict.CopyFrom(verifier.Verdict(score=value, evidence="compared", location=where))
         return response
 
 
@@ -147,6 +148,41 @@ class _Judge(judge_service_pb2_grpc.JudgeServiceServicer):
             outcome.preference.CopyFrom(
                 judge.Preference(p_a=p, p_a_as_given=p + 0.125, p_a_swapped=p - 0.125, p_tie=float(a == b), agreement=0.75)
             )
+        return response
+
+    async def Rank(self, request: Any, context: Any) -> Any:
+        await self.backend.seen(request, context)
+        response = judge.RankResponse()
+        for group in request.groups:
+            outcome = response.outcomes.add(group_id=group.id, provenance=self.backend.provenance("judge"))
+            found = [number(completion.text, request.template) for completion in group.completions]
+            values = [value for value in found if isinstance(value, float)]
+            for lost in found:
+                if isinstance(lost, pb.Absence):
+                    outcome.absence.CopyFrom(lost)
+            if len(values) < len(found):
+                continue
+            matrix = [0.5 if a == b else float(a > b) for a in values for b in values]
+            outcome.ranking.CopyFrom(
+                judge.Ranking(scores=values, pair_matrix=judge.PreferenceMatrix(probabilities=pack_floats(matrix), size=len(values)))
+            )
+        return response
+
+    async def Critique(self, request: Any, context: Any) -> Any:
+        await self.backend.seen(request, context)
+        response = judge.CritiqueResponse()
+        for item in request.samples:
+            outcome = response.outcomes.add(sample_id=item.id, provenance=self.backend.provenance("judge"))
+            value = number(item.completion.text, request.template)
+            if isinstance(value, pb.Absence):
+                outcome.absence.CopyFrom(value)
+                continue
+            outcome.critique.text = "a point and a remark"
+            outcome.critique.spans.add(start=0, end=4, comment="a remark")
+            if value:
+                outcome.critique.spans.add(start=0, end=2, value=value, label="point", comment="a point")
+            if request.compare_revision:
+                outcome.critique.revision_preference.p_a = 0.75
         return response
 
 

@@ -18,8 +18,10 @@ from rewardmesh.v1.common_pb2 import (
     Span,
     TokenValues,
 )
+from rewardmesh.v1.judge_service_pb2 import Critique, CritiqueOutcome
 from rewardmesh.v1.mesh_service_pb2 import Component
 from rewardmesh.v1.mesh_service_pb2 import Evaluation as EvaluationMessage
+from rewardmesh.v1.verifier_service_pb2 import Location, Verdict, VerdictOutcome
 
 MakeRollout = Callable[..., Rollout]
 TOKENS = ["One", " and", " two", ""]
@@ -100,3 +102,30 @@ def test_a_given_beginning_is_not_paid(make_rollout: MakeRollout) -> None:
 def test_values_that_do_not_fit_are_refused(make_rollout: MakeRollout, tokens: TokenValues, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dense_scores([_evaluation("a", only=Reward(tokens=tokens))], [_rollout(make_rollout)], _decode)
+
+
+def test_the_points_of_a_critique_are_spans_even_when_its_signal_has_no_value(make_rollout: MakeRollout) -> None:
+    critique = Critique(text="two is wrong", spans=[Span(start=8, end=11, value=-1.0), Span(start=0, end=3, comment="a remark")])
+    said = Component(signal="critic", critique=CritiqueOutcome(sample_id="a", critique=critique))
+    silent = Component(signal="critic", critique=CritiqueOutcome(sample_id="b", critique=Critique(text="nothing to say")))
+    evaluations = [
+        Evaluation.from_proto(EvaluationMessage(outcome=Outcome(sample_id=name, reward=Reward(value=1.0)), components=[component]))
+        for name, component in (("a", said), ("b", silent))
+    ]
+    rollouts = [make_rollout(name, "g", [-1.0] * 3) for name in ("a", "b")]
+    (_, spans), (_, none) = dense_scores(evaluations, rollouts, _decode)
+    assert spans == (RewardSpan(2, 3, -1.0),)
+    assert none == ()
+
+
+@pytest.mark.parametrize(
+    ("span", "wanted"), [(Span(start=8, end=11, value=-1.0), (RewardSpan(2, 3, -1.0),)), (Span(start=8, end=11), None)]
+)
+def test_where_a_verdict_was_decided_is_a_span_when_it_has_a_value(
+    make_rollout: MakeRollout, span: Span, wanted: tuple[RewardSpan, ...] | None
+) -> None:
+    verdict = VerdictOutcome(sample_id="a", verdict=Verdict(location=Location(line=1, span=span)))
+    message = EvaluationMessage(
+        outcome=Outcome(sample_id="a", reward=Reward(value=0.0)), components=[Component(signal="correct", verdict=verdict)]
+    )
+    assert dense_scores([Evaluation.from_proto(message)], [make_rollout("a", "g", [-1.0] * 3)], _decode) == [(None, wanted)]

@@ -141,7 +141,11 @@ class Asker(ABC, Generic[S, Q]):
             pinned = f"version {pin.version} {pin.fingerprint}".rstrip()
             lost = absence(pb.ABSENCE_REASON_INFRASTRUCTURE, f"{answered} answered, {pinned} is pinned", retryable=True)
             return Reading(lost, outcome, version)
-        return Reading(_checked(self.value_of(outcome), self.signal.scale), outcome, version)
+        return Reading(self.checked(self.value_of(outcome)), outcome, version)
+
+    def checked(self, value: float | pb.Absence) -> float | pb.Absence:
+        """A service's number, or why it is none on the signal's scale."""
+        return _checked(value, self.signal.scale)
 
 
 def retryable(reading: Reading) -> pb.Absence | None:

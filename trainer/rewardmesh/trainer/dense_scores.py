@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rewardmesh.client import Evaluation
 from rewardmesh.trainer.credit.spans import Decode, character_values_to_tokens, token_character_ends, tokens_of_characters
 from rewardmesh.trainer.samples import FloatArray, IntArray, RewardSpan, Rollout
-from rewardmesh.v1.common_pb2 import TOKEN_ALIGNMENT_CHARACTERS, TOKEN_ALIGNMENT_TOKEN_IDS, Reward, TokenValues
+from rewardmesh.v1.common_pb2 import TOKEN_ALIGNMENT_CHARACTERS, TOKEN_ALIGNMENT_TOKEN_IDS, Reward, Span, TokenValues
 
 Dense = tuple[FloatArray | None, tuple[RewardSpan, ...] | None]
 
@@ -25,7 +25,7 @@ def dense_scores(evaluations: Sequence[Evaluation], rollouts: Sequence[Rollout],
     A reward without spans is silent, unless the same signal has spans for another rollout of the call: then it found nothing to say.
     A span without a value is a remark, and no reward. ValueError where token values do not fit the answer they are of.
     """
-    giving = {name for evaluation in evaluations for name, reward in _rewards(evaluation) if any(_valued(reward))}
+    giving = {name for evaluation in evaluations for name, spans in _spans(evaluation) if any(_valued(spans))}
     return [_dense(evaluation, rollout, decode, giving) for evaluation, rollout in zip(evaluations, rollouts, strict=True)]
 
 
@@ -33,12 +33,13 @@ def _dense(evaluation: Evaluation, rollout: Rollout, decode: Decode, giving: set
     answer = _Answer(rollout, decode)
     tokens: FloatArray | None = None
     spans: list[RewardSpan] | None = None
-    for name, reward in _rewards(evaluation):
+    for _, reward in _rewards(evaluation):
         if reward.HasField("tokens"):
             given = answer.token_rewards(reward.tokens)
             tokens = given if tokens is None else tokens + given
+    for name, remarks in _spans(evaluation):
         if name in giving:
-            found = [answer.span(start, end, value) for start, end, value in _valued(reward)]
+            found = [answer.span(start, end, value) for start, end, value in _valued(remarks)]
             spans = [*(spans or []), *(span for span in found if span)]
     return tokens, None if spans is None else tuple(spans)
 
@@ -54,8 +55,20 @@ def _rewards(evaluation: Evaluation) -> Iterator[tuple[str, Reward]]:
             yield name, component.message.reward.reward
 
 
-def _valued(reward: Reward) -> list[tuple[int, int, float]]:
-    return [(span.start, span.end, span.value) for span in reward.spans if span.HasField("value")]
+def _spans(evaluation: Evaluation) -> Iterator[tuple[str, Sequence[Span]]]:
+    """The spans of rewards, critiques and verdicts; of a critique also when its signal has no value."""
+    for name, reward in _rewards(evaluation):
+        yield name, reward.spans
+    for name, component in evaluation.components.items():
+        match component.message.WhichOneof("answer"):
+            case "critique":
+                yield name, component.message.critique.critique.spans
+            case "verdict":
+                yield name, [component.message.verdict.verdict.location.span]
+
+
+def _valued(spans: Sequence[Span]) -> list[tuple[int, int, float]]:
+    return [(span.start, span.end, span.value) for span in spans if span.HasField("value")]
 
 
 class _Answer:

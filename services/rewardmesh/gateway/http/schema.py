@@ -114,6 +114,7 @@ class Provenance(JsonModel):
     queue_seconds: float | None
     compute_seconds: float | None
     truncated: bool
+    cost_usd: float | None = Field(description="US dollars by the service's prices; null where none is configured")
 
 
 class Component(JsonModel):
@@ -125,7 +126,9 @@ class Component(JsonModel):
     wait_seconds: float | None
     attempts: int
     provenance: Provenance | None
-    details: dict[str, Any] = Field(description="objectives of a reward model, a verdict's evidence, grades, a win rate")
+    details: dict[str, Any] = Field(
+        description="objectives of a reward model, a verdict's evidence, grades, a critique with its spans, a win rate"
+    )
 
 
 class Evaluation(JsonModel):

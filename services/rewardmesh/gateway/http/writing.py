@@ -61,7 +61,7 @@ def _evaluation(evaluation: mesh.Evaluation) -> Json:
 
 def _component(component: mesh.Component) -> Json:
     kind = component.WhichOneof("answer")
-    answer: Any = getattr(component, kind) if kind in ("reward", "verdict", "grades") else None
+    answer: Any = getattr(component, kind) if kind in ("reward", "verdict", "grades", "critique") else None
     provenance = answer.provenance if answer is not None and answer.HasField("provenance") else None
     return {
         "value": shortest(component.value) if component.HasField("value") else None,
@@ -81,13 +81,22 @@ def _details(component: mesh.Component) -> Json:
         case "verdict" if component.verdict.HasField("verdict"):
             verdict = component.verdict.verdict
             status = verifier.VerdictStatus.Name(verdict.status).removeprefix("VERDICT_STATUS_")
-            return {"status": status, "evidence": verdict.evidence, "extracted_answer": verdict.extracted_answer}
+            details = {"status": status, "evidence": verdict.evidence, "extracted_answer": verdict.extracted_answer}
+            return details | ({"category": verdict.category} if verdict.category else {})
         case "grades" if component.grades.HasField("grades"):
             return {"grades": {each.criterion_id: shortest(each.score) for each in component.grades.grades.grades}}
+        case "critique" if component.critique.HasField("critique"):
+            critique = component.critique.critique
+            return {"critique": critique.text, "spans": [_span(span) for span in critique.spans]}
         case "preferences" if component.preferences.HasField("win_rate"):
             return {"win_rate": shortest(component.preferences.win_rate)}
         case _:
             return {}
+
+
+def _span(span: pb.Span) -> Json:
+    value = shortest(span.value) if span.HasField("value") else None
+    return {"start": span.start, "end": span.end, "value": value, "label": span.label, "comment": span.comment}
 
 
 def _group(group: mesh.GroupPreferences) -> Json:
@@ -143,4 +152,5 @@ def _provenance(provenance: pb.Provenance) -> Json:
         "queue_seconds": microseconds(provenance.queue_seconds),
         "compute_seconds": microseconds(provenance.compute_seconds),
         "truncated": provenance.truncated,
+        "cost_usd": provenance.cost_usd if provenance.HasField("cost_usd") else None,
     }

@@ -9,16 +9,29 @@ from rewardmesh.gateway.program.evaluate import Composition, evaluate
 from rewardmesh.gateway.program.node import PENDING, Member
 from rewardmesh.gateway.program.program import Program, parse_program
 from rewardmesh.gateway.program.scales import Scale
-from rewardmesh.gateway.program.signals import JudgeSignal, RewardSignal, Signal, VerifierSignal
+from rewardmesh.gateway.program.signals import (
+    CompareSignal,
+    CritiqueSignal,
+    GradeSignal,
+    JudgeSignal,
+    RankSignal,
+    RewardSignal,
+    Signal,
+    VerifierSignal,
+)
 from rewardmesh.gateway.program.source import ProgramError
 
 __all__ = [
     "PENDING",
+    "CompareSignal",
     "Composition",
+    "CritiqueSignal",
+    "GradeSignal",
     "JudgeSignal",
     "Member",
     "Program",
     "ProgramError",
+    "RankSignal",
     "RewardSignal",
     "Scale",
     "Signal",

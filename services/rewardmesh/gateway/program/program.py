@@ -15,7 +15,7 @@ from rewardmesh.gateway.program.absence import DROP, Rule, parse_rule
 from rewardmesh.gateway.program.leaves import SignalValue
 from rewardmesh.gateway.program.node import Node
 from rewardmesh.gateway.program.scope import Scope, validate
-from rewardmesh.gateway.program.signals import KINDS, Signal, Strict
+from rewardmesh.gateway.program.signals import KINDS, Signal, Strict, signal_class
 from rewardmesh.gateway.program.source import Path, Source, read_source
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -87,10 +87,15 @@ def _signal(name: str, data: object, source: Source) -> Signal:
     path: Path = ("signals", name)
     if not _NAME.fullmatch(name):
         raise source.error(path, f"{name!r} is no name: letters, digits, '_', '.', '-'")
-    kinds = [kind for kind in KINDS if isinstance(data, dict) and kind in data]
-    if len(kinds) != 1:
+    kinds = [kind for kind in KINDS if kind in data] if isinstance(data, dict) else []
+    if not isinstance(data, dict) or len(kinds) != 1:
         raise source.error(path, f"must be a mapping with exactly one of {', '.join(KINDS)}")
-    return validate(KINDS[kinds[0]], data, path, source)
+    [kind] = kinds
+    try:
+        wanted = signal_class(kind, data.get("mode"))
+    except ValueError as error:
+        raise source.error((*path, "mode"), str(error)) from error
+    return validate(wanted, data, path, source)
 
 
 def _rule(name: str, data: object, signals: Mapping[str, Signal], source: Source) -> Rule:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from google.protobuf.struct_pb2 import Struct
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from rewardmesh.gateway.program.scales import LOGIT, PROBABILITY, UNIT, Scale, parse_scale
+from rewardmesh.gateway.program.scales import LOGIT, PROBABILITY, SIGNED, UNIT, Scale, parse_scale
 
 Want = Literal["objectives", "spread", "quantiles", "tokens", "spans", "rationale", "embedding"]
 
@@ -35,6 +35,8 @@ class VerifierSignal(_Signal):
 
     verifier: str = Field(min_length=1)
     options: dict[str, Any] = Field(default_factory=dict)
+    spans: bool = False
+    """Whether the part of the answer that decided the verdict is worth 2 * score - 1: a span reward for the trainer."""
 
     kind: ClassVar[str] = "verifier"
 
@@ -80,19 +82,19 @@ class RewardSignal(_Signal):
 
 
 class JudgeSignal(_Signal):
-    """A judge: `compare` gives the win rate against the group (a probability), `grade` the total in [0, 1]."""
+    """A judge of any mode: which template or rubric, which model, and how often it is asked."""
 
     judge: str
-    """Template (compare) or rubric (grade); empty for the service's default."""
-    mode: Literal["compare", "grade"]
-    against: Literal["group"] | None = None
+    """Template or rubric; empty for the service's default."""
+    mode: str
     model: str = ""
     votes: int = Field(0, ge=0)
+    """Sampled votes; 0 reads the probabilities of the labels."""
     temperature: float = Field(0.0, ge=0)
     seed: int = 0
-    rationale: bool = False
 
     kind: ClassVar[str] = "judge"
+    own_scale: ClassVar[Scale] = UNIT
 
     @property
     def target(self) -> str:
@@ -102,19 +104,94 @@ class JudgeSignal(_Signal):
     @property
     def scale(self) -> Scale:
         """Scale of its values."""
-        return self.declared_scale or (PROBABILITY if self.mode == "compare" else UNIT)
+        return self.declared_scale or self.own_scale
+
+
+class CompareSignal(JudgeSignal):
+    """Mean probability to be better than the group's other members, or than the sample's reference answers."""
+
+    mode: Literal["compare"]
+    against: Literal["group", "references"]
+    rationale: bool = False
+
+    own_scale: ClassVar[Scale] = PROBABILITY
+
+    @model_validator(mode="before")
+    @classmethod
+    def _against_something(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("against") is None:
+            raise ValueError("mode compare needs `against: group` or `against: references`")
+        return data
+
+
+class RankSignal(JudgeSignal):
+    """Score in a ranking of the whole group."""
+
+    mode: Literal["rank"]
+    method: Literal["all_pairs", "sparse", "listwise"] = "all_pairs"
+    pairs_per_answer: int = Field(0, ge=0)
+    repeats: int = Field(1, ge=1)
+    aggregation: Literal["mean_wins", "borda", "bradley_terry", "elo"] = "mean_wins"
+
+    @property
+    def scale(self) -> Scale:
+        """Strengths of Bradley and Terry are logits, so are Elo points; shares of wins are in [0, 1]."""
+        return self.declared_scale or (LOGIT if self.aggregation in ("bradley_terry", "elo") else UNIT)
 
     @model_validator(mode="after")
-    def _against(self) -> JudgeSignal:
-        if (self.mode == "compare") != (self.against == "group"):
-            raise ValueError("mode compare needs `against: group`, mode grade has no `against`")
+    def _sparse(self) -> RankSignal:
+        if self.pairs_per_answer and self.method != "sparse":
+            raise ValueError("pairs_per_answer is for `method: sparse`")
         return self
 
 
-Signal = VerifierSignal | RewardSignal | JudgeSignal
+class GradeSignal(JudgeSignal):
+    """Total of a judge's grades, in [0, 1]."""
 
-KINDS: Mapping[str, type[VerifierSignal] | type[RewardSignal] | type[JudgeSignal]] = {
-    "verifier": VerifierSignal,
-    "reward": RewardSignal,
-    "judge": JudgeSignal,
+    mode: Literal["grade"]
+    rationale: bool = False
+
+
+class CritiqueSignal(JudgeSignal):
+    """A critique in words: the mean value of its points, in [-1, 1], or the probability that the answer is no worse than its revision."""
+
+    mode: Literal["critique"]
+    value: Literal["points", "revision"] = "points"
+    max_points: int = Field(0, ge=0)
+
+    @property
+    def scale(self) -> Scale:
+        """Scale of its values."""
+        return self.declared_scale or (SIGNED if self.value == "points" else PROBABILITY)
+
+    @model_validator(mode="after")
+    def _no_votes(self) -> CritiqueSignal:
+        if self.votes:
+            raise ValueError("votes: a critique is written once")
+        return self
+
+
+Signal = VerifierSignal | RewardSignal | CompareSignal | RankSignal | GradeSignal | CritiqueSignal
+
+KINDS = ("verifier", "reward", "judge")
+MODES: Mapping[str, type[CompareSignal] | type[RankSignal] | type[GradeSignal] | type[CritiqueSignal]] = {
+    "compare": CompareSignal,
+    "rank": RankSignal,
+    "grade": GradeSignal,
+    "critique": CritiqueSignal,
 }
+
+
+def signal_class(kind: str, mode: object) -> type[Signal]:
+    """The class of a signal's kind and, for a judge, its mode.
+
+    Raises:
+        ValueError: a mode that does not exist.
+    """
+    if kind == "verifier":
+        return VerifierSignal
+    if kind == "reward":
+        return RewardSignal
+    if not isinstance(mode, str) or mode not in MODES:
+        raise ValueError(f"must be one of {', '.join(MODES)}")
+    return MODES[mode]

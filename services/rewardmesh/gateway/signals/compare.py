@@ -7,13 +7,13 @@ them for losses that use them as they are; only the win rate enters the program 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from rewardmesh.client import pack_floats
 from rewardmesh.gateway.asking import Answer, Asker, Metadata, Reading, retryable
 from rewardmesh.gateway.backends import Backend
-from rewardmesh.gateway.program import JudgeSignal
+from rewardmesh.gateway.program import CompareSignal
 from rewardmesh.gateway.signals.reward import pinned_model
 from rewardmesh.serving.validation import absence
 from rewardmesh.v1 import common_pb2 as pb
@@ -22,15 +22,12 @@ from rewardmesh.v1 import mesh_service_pb2 as mesh
 from rewardmesh.v1.judge_service_pb2_grpc import JudgeServiceStub
 
 
-class CompareAsker(Asker[JudgeSignal, api.Pair]):
-    """Asks a JudgeService for preferences."""
+class PairAsker(Asker[CompareSignal, api.Pair]):
+    """Asks a JudgeService for preferences; which pairs, and what becomes of them, is a subclass's."""
 
-    def __init__(self, name: str, signal: JudgeSignal, backend: Backend) -> None:
+    def __init__(self, name: str, signal: CompareSignal, backend: Backend) -> None:
         super().__init__(name, signal, backend)
         self._stub = JudgeServiceStub(backend.channel)
-
-    def questions(self, samples: Sequence[pb.Sample]) -> list[api.Pair]:
-        return [_pair(pair_id(i, j), samples[i], samples[j]) for i, j in combinations(range(len(samples)), 2)]
 
     async def call(
         self, questions: Sequence[api.Pair], pin: pb.ModelRef | None, timeout_s: float, metadata: Metadata
@@ -54,6 +51,16 @@ class CompareAsker(Asker[JudgeSignal, api.Pair]):
 
     def value_of(self, outcome: api.PreferenceOutcome) -> float:
         return outcome.preference.p_a
+
+
+class CompareAsker(PairAsker):
+    """Compares the members of a group with each other."""
+
+    def questions(self, samples: Sequence[pb.Sample]) -> list[api.Pair]:
+        return [
+            compared(pair_id(i, j), samples[i], samples[j].completion, samples[i].references)
+            for i, j in combinations(range(len(samples)), 2)
+        ]
 
     def answers(self, samples: Sequence[pb.Sample], readings: Sequence[Reading]) -> list[Answer]:
         return [self._answer(index, samples, readings) for index in range(len(samples))]
@@ -125,6 +132,14 @@ def flipped(preference: api.Preference) -> api.Preference:
     return result
 
 
+def compared(name: str, sample: pb.Sample, other: pb.Completion, references: Iterable[str]) -> api.Pair:
+    """The question whether a sample is better than another answer to its prompt."""
+    pair = api.Pair(id=name, prompt=sample.prompt, a=shown(sample.completion), b=shown(other), references=references)
+    if sample.HasField("context"):
+        pair.context.CopyFrom(sample.context)
+    return pair
+
+
 def _outcome(name: str, reading: Reading, *, swapped: bool) -> api.PreferenceOutcome:
     result = api.PreferenceOutcome(pair_id=name)
     if reading.outcome is not None:
@@ -136,14 +151,7 @@ def _outcome(name: str, reading: Reading, *, swapped: bool) -> api.PreferenceOut
     return result
 
 
-def _pair(name: str, a: pb.Sample, b: pb.Sample) -> api.Pair:
-    pair = api.Pair(id=name, prompt=a.prompt, a=_shown(a.completion), b=_shown(b.completion), references=a.references)
-    if a.HasField("context"):
-        pair.context.CopyFrom(a.context)
-    return pair
-
-
-def _shown(completion: pb.Completion) -> pb.Completion:
+def shown(completion: pb.Completion) -> pb.Completion:
     """What a judge reads: k answers appear in k - 1 pairs each, so their token ids and log-probs are left out where there is text."""
     if not completion.text:
         return completion

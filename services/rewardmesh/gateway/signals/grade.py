@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 from rewardmesh.gateway.asking import Asker, Metadata
 from rewardmesh.gateway.backends import Backend
-from rewardmesh.gateway.program import JudgeSignal
+from rewardmesh.gateway.program import GradeSignal
 from rewardmesh.gateway.signals.reward import pinned_model
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import judge_service_pb2 as api
 from rewardmesh.v1.judge_service_pb2_grpc import JudgeServiceStub
 
 
-class GradeAsker(Asker[JudgeSignal, pb.Sample]):
+class GradeAsker(Asker[GradeSignal, pb.Sample]):
     """Asks a JudgeService for grades."""
 
     answer_field = "grades"
 
-    def __init__(self, name: str, signal: JudgeSignal, backend: Backend) -> None:
+    def __init__(self, name: str, signal: GradeSignal, backend: Backend) -> None:
         super().__init__(name, signal, backend)
         self._stub = JudgeServiceStub(backend.channel)
 
