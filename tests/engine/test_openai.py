@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rewardmesh.engine.http import HttpClient, RequestError
 from rewardmesh.engine.loading import LoadError
+from rewardmesh.engine.openai.endpoint import OpenAIOptions, completion_tokens, prompt_tokens
 from rewardmesh.engine.openai.labels import listed_labels
 from rewardmesh.engine.openai.text_tokens import TextTokenizer
 from rewardmesh.engine.opening import open_model
 from rewardmesh.engine.text import prompt_ids
 from rewardmesh.judge import JudgeConfig
-from rewardmesh.judge.labels import label_tokens
+from rewardmesh.judge.labels import label_paths
 from rewardmesh.judge.library import load_templates
 from rewardmesh.serving.errors import ItemsLostError
 from rewardmesh.v1 import common_pb2 as pb
@@ -51,9 +53,20 @@ def test_a_missing_label_is_never_taken_for_impossible() -> None:
     assert "'B'" in vague.detail
     neither = read({"x": 0.6, "y": 0.39}, ["A", "B"])
     assert isinstance(neither, pb.Absence)
-    not_a_number = listed_labels([("A", math.nan)], ["A", "B"], exact=False, tolerance=0.01)
-    assert isinstance(not_a_number, pb.Absence)
-    assert not_a_number.reason == pb.ABSENCE_REASON_NON_FINITE
+    for none in (math.nan, math.inf, 5.0, 1e6):
+        not_a_probability = listed_labels([("A", none)], ["A", "B"], exact=False, tolerance=0.01)
+        assert isinstance(not_a_probability, pb.Absence)
+        assert not_a_probability.reason == pb.ABSENCE_REASON_NON_FINITE
+
+
+@pytest.mark.parametrize("count", [-1, 10**30, math.inf, math.nan, "many"])
+def test_a_count_that_nobody_can_have_counted_is_charged_to_none(count: Any) -> None:
+    client = HttpClient("http://127.0.0.1:9", OpenAIOptions(), engine="openai")
+    for field, counted in {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}.items():
+        with pytest.raises(RequestError, match="is not as expected"), client.reading("the answer"):
+            counted({"usage": {field: count}})
+    client.close()
+    assert prompt_tokens({"usage": None}) == 0
 
 
 @given(TEXTS)
@@ -74,7 +87,7 @@ def test_dialogues_go_through_ids_without_loss(turns: list[tuple[str, str]]) -> 
 def test_labels_of_the_built_in_templates_are_single_tokens() -> None:
     templates, _ = load_templates([])
     for template in templates.values():
-        assert [tokenizer.decode([token]).strip() for token in label_tokens(tokenizer, template)] == list(template.labels)
+        assert [tokenizer.decode(path).strip() for path in label_paths(tokenizer, template.labels)] == list(template.labels)
 
 
 class Endpoint:
@@ -124,6 +137,11 @@ def test_a_question_as_messages_with_the_key_of_the_environment(monkeypatch: pyt
     [
         (Answer({"error": {"message": "slow down"}}, 429, {"Retry-After": "30"}), pb.ABSENCE_REASON_OVERLOADED, True),
         (Answer("oops", 500), pb.ABSENCE_REASON_INFRASTRUCTURE, True),
+        (Answer("slow down", 429, {"Retry-After": "nan"}), pb.ABSENCE_REASON_OVERLOADED, True),
+        (Answer("slow down", 429, {"Retry-After": "1e999"}), pb.ABSENCE_REASON_OVERLOADED, True),
+        (Answer("slow down", 503, {"Retry-After": "9" * 30}), pb.ABSENCE_REASON_OVERLOADED, True),
+        (Answer("[" * 200_000), pb.ABSENCE_REASON_INFRASTRUCTURE, False),
+        (Answer("[" * 200_000, 500), pb.ABSENCE_REASON_INFRASTRUCTURE, True),
         (Answer({"choices": []}), pb.ABSENCE_REASON_INFRASTRUCTURE, False),
         (Answer({"error": {"message": "who are you?"}}, 401), pb.ABSENCE_REASON_INFRASTRUCTURE, False),
     ],

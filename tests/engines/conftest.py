@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -152,6 +153,8 @@ def vllm_servers(
     apart = tmp_path_factory.mktemp("tokenizer")
     tokenizer.save_pretrained(apart)
     generating = ["--logprobs-mode", "processed_logprobs", "--tokenizer", str(apart)]
+    # vLLM's default backend lets bare control characters into JSON strings, and any number of blanks between them.
+    generating += ["--structured-outputs-config", json.dumps({"backend": "guidance", "disable_any_whitespace": True})]
     servers = {
         "classification": VllmProcess(vllm_python, logs / "pooling.log", reward_dir, "--runner", "pooling", "--convert", "classify"),
         "causal": VllmProcess(vllm_python, logs / "causal.log", causal_dir, *generating),

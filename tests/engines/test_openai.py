@@ -42,6 +42,14 @@ async def test_a_label_that_is_not_listed_is_unparsable(vllm_servers: Servers, c
         assert asking.lost(await asking.compare(client)) == {("UNPARSABLE", False)}
 
 
+async def test_a_judge_without_log_probabilities_votes(vllm_servers: Servers, causal_dir: Path, templates: Path) -> None:
+    asked = endpoint(vllm_servers["causal"], top_logprobs=5000, structured="vllm")
+    async with asking.serving("judge", causal_dir, templates, **asked) as client:
+        outcomes = await asking.compare(client)
+    assert set(np.unique(asking.preferences(outcomes))) <= {0.0, 1.0}
+    assert all(outcome.provenance.tokens_written > 0 for outcome in outcomes)
+
+
 async def test_log_probs_where_prompts_are_echoed(vllm_servers: Servers, causal_dir: Path) -> None:
     asked = endpoint(vllm_servers["causal"], api="completions")
     async with asking.serving("logprob", causal_dir) as ours, asking.serving("logprob", causal_dir, **asked) as theirs:
@@ -53,11 +61,11 @@ async def test_log_probs_where_prompts_are_echoed(vllm_servers: Servers, causal_
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("generation", {}, "offers label_log_probs, this service needs sample"),
-        ("logprob", {"api": "chat"}, "offers label_log_probs, this service needs token_statistics"),
+        ("generation", {}, "offers label_log_probs, write, this service needs sample"),
+        ("logprob", {"api": "chat"}, "offers label_log_probs, write, this service needs token_statistics"),
         ("judge", {"served_model_name": "gpt"}, "not gpt"),
         ("judge", {"api_key_env": "REWARDMESH_TEST_NO_SUCH_KEY"}, "the environment has no REWARDMESH_TEST_NO_SUCH_KEY"),
-        ("judge", {"top_logprobs": 5000}, "gives no label probabilities"),
+        ("logprob", {"api": "chat", "top_logprobs": 5000}, "offers write, .* gives no label probabilities"),
     ],
 )
 async def test_what_an_endpoint_cannot_do_is_said_at_the_start(

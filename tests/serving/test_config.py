@@ -70,6 +70,8 @@ def test_a_config_cannot_be_changed() -> None:
         ("a: b: c\n", ":1:5: "),
         ("\tlabel: a\n", ":1:1: "),
         ("label: &x *x\n", ""),
+        ("label: a\nport: 1\nlabel: b\n", ":3:1: 'label' is given twice"),
+        ("label: a\nnested: {a: 1, a: 2}\n", ":2:16: 'a' is given twice"),
     ],
 )
 def test_corrupt_yaml_names_line_and_column(document: Path, text: str, where: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
 from rewardmesh.serving import ServerConfig
 from rewardmesh.serving.batching import BatcherOptions
+from rewardmesh.serving.spending import Ledger, Prices
 
 if TYPE_CHECKING:  # heavy (numpy, redis): imported by the servers, not by every command that reads a configuration
     from rewardmesh.serving.caching import CacheSettings
@@ -106,3 +107,28 @@ class ScoringServerConfig(ModelServerConfig):
         from rewardmesh.serving.caching import CacheSettings
 
         return CacheSettings(self.cache_bytes, self.cache_url, self.cache_ttl_seconds, self.cache_timeout_seconds)
+
+
+class MeteredServerConfig(ScoringServerConfig):
+    """A scoring server whose callers are charged for what the model reads and writes."""
+
+    prices: Prices | None = Field(
+        None,
+        description="US dollars for a million tokens: {read_per_million_tokens, written_per_million_tokens}; unset: nothing is charged",
+    )
+    budgets: dict[str, NonNegativeFloat] = Field(
+        default_factory=dict,
+        description="most US dollars in a window, by tenant (metadata x-tenant); 'other' is for all that are not named, together; each"
+        " replica counts for itself",
+    )
+    budget_window_seconds: float = Field(86400.0, gt=0, description="length of the window of budgets; it slides")
+
+    @model_validator(mode="after")
+    def _check_budgets(self) -> Self:
+        if self.budgets and self.prices is None:
+            raise ValueError("budgets: nothing is charged without prices; set prices")
+        return self
+
+    def ledger(self, service: str) -> Ledger:
+        """The books of a server."""
+        return Ledger(self.prices, self.budgets, self.budget_window_seconds, service=service)

@@ -19,7 +19,7 @@ from rewardmesh.v1 import common_pb2 as pb
 
 ABILITIES: dict[Kind, frozenset[Ability]] = {
     "classification": frozenset(("scores",)),
-    "causal": frozenset(("token_statistics", "label_log_probs", "sample")),
+    "causal": frozenset(("token_statistics", "label_log_probs", "sample", "write")),
 }
 """What a model with each head is asked, where the engine can do all of it."""
 
@@ -42,7 +42,7 @@ def read_options(options: type[Options], given: dict[str, Any]) -> Options:
     try:
         return options.model_validate(given)
     except ValidationError as error:
-        raise LoadError(describe_errors(error, "engine_options")) from error
+        raise LoadError(describe_errors(error, "engine_options", options)) from error
 
 
 class RefusedError(ItemsLostError, NotSupportedError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import random
 import threading
 import time
@@ -22,6 +23,7 @@ import httpx2
 from pydantic import Field
 
 from rewardmesh.engine.foreign import EngineOptions
+from rewardmesh.engine.limits import LimitReachedError, RateLimits
 from rewardmesh.serving.errors import ItemsLostError
 from rewardmesh.serving.validation import absence
 from rewardmesh.v1 import common_pb2 as pb
@@ -32,6 +34,7 @@ Job = Callable[[], Awaitable[T]]
 FIRST_PAUSE_S = 0.1
 CANCEL_POLL_S = 0.05
 STOP_TIMEOUT_S = 5.0
+LONGEST_RETRY_AFTER_S = 86400.0
 
 
 class HttpOptions(EngineOptions):
@@ -42,6 +45,15 @@ class HttpOptions(EngineOptions):
     connect_timeout_s: float = Field(5.0, gt=0, description="longest time to open a connection")
     tries: int = Field(3, ge=1, description="how often a request is sent when the server is overloaded or not reached")
     max_pause_s: float = Field(5.0, ge=0, description="a longer Retry-After is not waited for: its items are absent, OVERLOADED")
+    requests_per_minute: float | None = Field(
+        None, ge=1, allow_inf_nan=False, description="most requests of this replica in a minute; unset: no limit"
+    )
+    tokens_per_minute: float | None = Field(
+        None, ge=1, allow_inf_nan=False, description="most tokens that they may read and write; unset: no limit"
+    )
+    max_limit_wait_s: float = Field(
+        30.0, ge=0, description="longest wait for these limits; an item that would wait longer, or beyond its deadline, is OVERLOADED"
+    )
 
 
 class RequestError(Exception):
@@ -82,6 +94,7 @@ class HttpClient:
         timeout = httpx2.Timeout(options.timeout_s, connect=options.connect_timeout_s)
         self._http = httpx2.AsyncClient(headers=headers, limits=limits, timeout=timeout, trust_env=outside)
         self._slots = asyncio.Semaphore(options.max_concurrency)
+        self._limits = RateLimits(options.requests_per_minute, options.tokens_per_minute, options.max_limit_wait_s)
         self._finalizer = weakref.finalize(self, _stop, self._loop, self._thread, self._http)
 
     def close(self) -> None:
@@ -116,15 +129,19 @@ class HttpClient:
 
     async def get(self, path: str) -> Any:
         """The JSON at a path; raises RequestError."""
-        return await self._send("GET", path, None)
+        return await self._send("GET", path, None, None)
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The JSON that answers a JSON body; raises RequestError."""
-        return await self._send("POST", path, body)
+    async def post(self, path: str, body: Mapping[str, Any], *, tokens: int = 0) -> Any:
+        """The JSON that answers a JSON body; raises RequestError.
 
-    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[Any]:
+        Args:
+            tokens: most that it reads and writes, for `tokens_per_minute`.
+        """
+        return await self._send("POST", path, body, tokens)
+
+    async def events(self, path: str, body: Mapping[str, Any], *, tokens: int = 0) -> AsyncGenerator[Any]:
         """Server-sent JSON events until [DONE]; raises RequestError. Leaving early closes the connection, and the server stops."""
-        async with self._limited(), self._errors(path), self._http.stream("POST", self.address + path, json=body) as response:
+        async with self._limited(tokens), self._errors(path), self._http.stream("POST", self.address + path, json=body) as response:
             if not response.is_success:
                 await response.aread()
                 raise self._refused(path, response)
@@ -141,7 +158,7 @@ class HttpClient:
         """Around code that reads an answer: a shape other than expected becomes a RequestError."""
         try:
             yield
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise self.lost(f"{what} is not as expected: {type(error).__name__}: {error}") from error
 
     def lost(self, detail: str) -> RequestError:
@@ -163,17 +180,19 @@ class HttpClient:
             try:
                 return await job()
             except RequestError as error:
+                if isinstance(error.__cause__, LimitReachedError):
+                    raise
                 pause_s = self._pause_s(error, attempt)
                 if pause_s is None or attempt >= self._options.tries:
                     raise
                 await asyncio.sleep(pause_s)
         raise AssertionError("counting has no end")
 
-    async def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
-        return await self.retrying(lambda: self._try(method, path, body))
+    async def _send(self, method: str, path: str, body: Mapping[str, Any] | None, tokens: int | None) -> Any:
+        return await self.retrying(lambda: self._try(method, path, body, tokens))
 
-    async def _try(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
-        async with self._limited(), self._errors(path):
+    async def _try(self, method: str, path: str, body: Mapping[str, Any] | None, tokens: int | None) -> Any:
+        async with self._limited(tokens), self._errors(path):
             async with asyncio.timeout(self._options.timeout_s):
                 response = await self._http.request(method, self.address + path, json=body)
             if not response.is_success:
@@ -195,10 +214,18 @@ class HttpClient:
         return None
 
     @asynccontextmanager
-    async def _limited(self) -> AsyncIterator[None]:
+    async def _limited(self, tokens: int | None) -> AsyncIterator[None]:
+        """A slot, when it is the turn of a request of so many tokens; None for one that asks nothing of the model."""
         async with self._slots:
             if (wait_s := self._not_before - time.monotonic()) > 0:
                 await asyncio.sleep(wait_s)
+            if tokens is not None:
+                try:
+                    await self._limits.turn(tokens)
+                except LimitReachedError as error:
+                    text = f"{self.engine} at {self.address}: {error}"
+                    lost = absence(pb.ABSENCE_REASON_OVERLOADED, text, retryable=True, retry_after_s=error.retry_after_s)
+                    raise RequestError(lost) from error
             yield
 
     @asynccontextmanager
@@ -213,7 +240,7 @@ class HttpClient:
         except httpx2.TransportError as error:
             text = f"{where} cannot be reached: {type(error).__name__}: {error}"
             raise RequestError(absence(pb.ABSENCE_REASON_INFRASTRUCTURE, text, retryable=True)) from error
-        except (httpx2.RequestError, httpx2.InvalidURL, ValueError) as error:  # ValueError: no JSON
+        except (httpx2.RequestError, httpx2.InvalidURL, ValueError, RecursionError) as error:  # the last two: no JSON, or too deep
             raise self.lost(f"{path} gave no answer that can be read: {type(error).__name__}: {error}") from error
 
     def _refused(self, path: str, response: httpx2.Response) -> RequestError:
@@ -255,11 +282,12 @@ def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, http: httpx
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Seconds of a Retry-After header; a date or nonsense counts as none."""
+    """Seconds of a Retry-After header, at most a day; a date or nonsense counts as none."""
     try:
-        return max(float(value or ""), 0.0)
+        found = float(value or "")
     except ValueError:
         return None
+    return None if math.isnan(found) else min(max(found, 0.0), LONGEST_RETRY_AFTER_S)
 
 
 def _message(response: httpx2.Response) -> str:
@@ -269,6 +297,6 @@ def _message(response: httpx2.Response) -> str:
         body = response.json()
         error = body.get("error", body) if isinstance(body, dict) else body
         text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     return " ".join(text.split())[:300]

@@ -151,9 +151,14 @@ class ServedModel(ABC):
         """Write n texts for each prompt, those of a prompt in the order of their index.
 
         Args:
-            prompts: token ids as `engine.text.prompt_ids` gives them.
+            prompts: token ids as `engine.text.prompt_ids` gives them, each shorter than `max_tokens`.
             row_keys: identities of the prompts for the random streams, as for `sample`.
             cancelled: when set, what is unfinished ends as "aborted".
+
+        Raises:
+            NotSupportedError: the engine cannot follow the grammar; says why and what would help.
+            ItemsLostError: an engine elsewhere lost some prompts; the others' texts are in it.
+            ValueError: a prompt that leaves no room, or an empty stop text.
         """
         raise self._cannot("write")
 

@@ -6,6 +6,8 @@ numbers and serve them as scores.
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.logging import disable_progress_bar
 
+from rewardmesh.engine.constrained import Grammars
 from rewardmesh.engine.forward import (
     classification_outputs,
     classification_readings,
@@ -28,6 +31,7 @@ from rewardmesh.engine.forward import (
     has_classification_head,
     is_native,
     use_native,
+    use_torch,
     why_not_packed,
 )
 from rewardmesh.engine.interface import Ability, Pair, ServedModel
@@ -36,6 +40,8 @@ from rewardmesh.engine.log_probs import Extra, TokenStatistics, completion_stati
 from rewardmesh.engine.packing import MIN_SHARED_TOKENS, TokenIds
 from rewardmesh.engine.prefix_cache import PrefixCache
 from rewardmesh.engine.sampling import Sampled, SamplingOptions, sample
+from rewardmesh.engine.writing import WritingOptions, Written
+from rewardmesh.engine.written import Texts, sampling_options, stop_rule, with_room
 from rewardmesh.serving.logs import get_logger
 
 log = get_logger(__name__)
@@ -61,6 +67,7 @@ class LoadedModel(ServedModel):
         packed: whether the forward pass shares prompts; else `reason` says why not.
         prefixes: keys and values of prefixes that earlier batches shared; None keeps none.
         computed_by_reason: why the compiled library does not compute the packed forward.
+        attention: what the model attends with when it is not packed, by transformers' name.
     """
 
     name: str
@@ -73,6 +80,7 @@ class LoadedModel(ServedModel):
     reason: str
     prefixes: PrefixCache | None = None
     computed_by_reason: str = field(default="", kw_only=True)
+    attention: str = field(default="sdpa", kw_only=True)
 
     engine = "transformers"
 
@@ -91,7 +99,7 @@ class LoadedModel(ServedModel):
         """Scores with a classification head, everything else with a language-model head."""
         if has_classification_head(self.model):
             return frozenset(("scores", "token_scores"))
-        return frozenset(("token_statistics", "label_log_probs", "sample"))
+        return frozenset(("token_statistics", "label_log_probs", "sample", "write"))
 
     @property
     def max_tokens(self) -> int:
@@ -182,7 +190,47 @@ class LoadedModel(ServedModel):
         cancelled: threading.Event | None = None,
     ) -> None:
         """See `sampling.sample`."""
-        sample(self.model, prompts, options, emit, row_keys=row_keys, ends=ends, cancelled=cancelled)
+        sample(self._growing, prompts, options, emit, row_keys=row_keys, ends=ends, cancelled=cancelled)
+
+    def write(
+        self, prompts: Sequence[TokenIds], options: WritingOptions, *, row_keys: Sequence[str], cancelled: threading.Event | None = None
+    ) -> list[list[Written]]:
+        """See `ServedModel`."""
+        if not prompts:
+            return []
+        ids = with_room(prompts, self.max_tokens)
+        follow = None
+        if (grammar := options.grammar) is not None:
+            follow = functools.partial(self._grammars.follower, grammar)
+            follow()  # refused before anything is computed
+        texts = Texts(self.tokenizer, list(map(len, ids)), options.n, options.stop)
+        sample(
+            self._growing,
+            ids,
+            sampling_options(options, self.eos_ids),
+            texts.add,
+            row_keys=row_keys,
+            ends=stop_rule(self.tokenizer, options.stop),
+            follow=follow,
+            cancelled=cancelled,
+        )
+        return texts.all()
+
+    @functools.cached_property
+    def _growing(self) -> Any:
+        """The model with the attention that a growing KV cache takes: the same weights, as other threads go on using the packed one."""
+        if not self.packed:
+            return self.model
+        shared: dict[int, Any] = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
+        shared |= {id(decoder): decoder} if (decoder := getattr(self.model, "native_decoder", None)) is not None else {}
+        model = copy.deepcopy(self.model, shared)
+        use_torch(model)
+        model.set_attn_implementation(self.attention)
+        return model
+
+    @functools.cached_property
+    def _grammars(self) -> Grammars:
+        return Grammars(self.tokenizer, self.vocabulary, self.eos_ids)
 
     def trim(self) -> None:
         """Forget the keys and values of prefixes."""
@@ -224,9 +272,12 @@ def read_tokenizer(source: str) -> Any:
     For some architectures (qwen2) AutoTokenizer puts the architecture's own class in the place of a generic tokenizer, and so splits
     text otherwise than the tokenizer that was saved with the model.
     """
-    declared = get_tokenizer_config(source).get("tokenizer_class")
-    generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
-    return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(source)
+    return (PreTrainedTokenizerFast if has_generic_tokenizer(source) else AutoTokenizer).from_pretrained(source)
+
+
+def has_generic_tokenizer(source: str) -> bool:
+    """Whether the tokenizer was saved as one of no architecture's own class."""
+    return get_tokenizer_config(source).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 def load_model(
@@ -264,12 +315,16 @@ def load_model(
     use_linear(model)
     if pack and kind == "causal" and (problem := why_no_logits(model)):
         raise LoadError(f"{path}: {type(model).__name__} cannot be served for log-probabilities: {problem}")
+    attention = model.config._attn_implementation
     reason = why_not_packed(model) if pack else "sampling uses a KV cache"
     by_torch = reason or ("native: false" if not native else use_native(model, threads))
     if by_torch:
         log.info("computed by torch", model=name, version=version, packed=not reason, reason=by_torch)
     identity = fingerprint(path, extras)
-    loaded = LoadedModel(name, version, identity, model, tokenizer, torch.device(device), not reason, reason, computed_by_reason=by_torch)
+    where = torch.device(device)
+    loaded = LoadedModel(
+        name, version, identity, model, tokenizer, where, not reason, reason, computed_by_reason=by_torch, attention=attention
+    )
     if prefix_cache_bytes and (loaded.batch_invariant or not batch_invariant):
         loaded = replace(loaded, prefixes=PrefixCache(prefix_cache_bytes))
     return loaded

@@ -28,7 +28,8 @@ def open_model(
     if ability not in model.abilities:
         offers = ", ".join(sorted(model.abilities)) or "nothing"
         model.close()
-        raise LoadError(f"{path}: the {model.engine} engine of this model offers {offers}, this service needs {ability}")
+        message = f"{path}: the {model.engine} engine of this model offers {offers}, this service needs {ability}"
+        raise LoadError(f"{message} ({model.reason})" if model.reason else message)
     return model
 
 

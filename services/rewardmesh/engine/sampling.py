@@ -11,11 +11,14 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from transformers import DynamicCache
+
+if TYPE_CHECKING:  # it imports the engines' interface, which imports this module
+    from rewardmesh.engine.constrained import Follower
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def sample(
     *,
     row_keys: Sequence[str] | None = None,
     ends: Callable[[list[int]], bool] | None = None,
+    follow: Callable[[], Follower] | None = None,
     cancelled: threading.Event | None = None,
 ) -> None:
     """Sample n completions for each prompt and emit each as it ends; runs on the engine's thread.
@@ -75,9 +79,10 @@ def sample(
         prompts: token ids, none empty, each shorter than the model's context.
         row_keys: identities of the prompts for the random streams; default their positions.
         ends: extra stop rule on a completion's tokens so far.
+        follow: makes what says, for each completion, which tokens may come next; log-probabilities are then over these.
         cancelled: when set, what is unfinished is emitted as aborted.
     """
-    state = _Rows(model, prompts, options, row_keys or [str(i) for i in range(len(prompts))])
+    state = _Rows(model, prompts, options, row_keys or [str(i) for i in range(len(prompts))], follow)
     with torch.inference_mode():
         logits = state.prefill()
         for step in range(max(state.limits)):
@@ -100,7 +105,14 @@ def sample(
 class _Rows:
     """The rows still in the cache; a row that has ended stays until the next compaction, silent."""
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], options: SamplingOptions, keys: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        options: SamplingOptions,
+        keys: Sequence[str],
+        follow: Callable[[], Follower] | None,
+    ) -> None:
         self.model = model
         self.options = options
         self.device = next(model.parameters()).device
@@ -112,6 +124,7 @@ class _Rows:
         self.tokens: list[list[int]] = [[] for _ in self.owner]
         self.log_probs: list[list[float]] = [[] for _ in self.owner]
         self.live = [True] * len(self.owner)
+        self.followers = [follow() for _ in self.owner] if follow else []
         self.noise = (
             np.stack([_uniform(options.seed, keys[p], i, max(self.limits)) for p, i in self.owner])
             if options.temperature > 0
@@ -144,6 +157,8 @@ class _Rows:
     def draw(self, logits: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Next token of each row and its log-probability."""
         options = self.options
+        if self.followers:
+            logits = logits.masked_fill(self.forbidden(logits.shape[-1]), -torch.inf)
         log_probs = torch.log_softmax(logits.float() / (options.temperature or 1.0), dim=-1)
         if options.temperature == 0:
             ids = log_probs.argmax(dim=-1)
@@ -155,6 +170,13 @@ class _Rows:
             ids = torch.searchsorted(cumulative, uniform, right=True).clamp_(max=log_probs.shape[-1] - 1)[:, 0]
         self.last = ids
         return ids, log_probs.gather(1, ids[:, None])[:, 0]
+
+    def forbidden(self, vocabulary: int) -> torch.Tensor:
+        """[rows, V]: which tokens the grammar does not let a row go on with; rows that have ended may do anything."""
+        allowed = np.ones((len(self.owner), vocabulary), dtype=np.bool_)
+        for row in self.live_rows():
+            self.followers[row].allow(allowed[row])
+        return torch.from_numpy(~allowed).to(self.device)
 
     def append(
         self, row: int, token: int, log_prob: float, ends: Callable[[list[int]], bool] | None
@@ -168,6 +190,8 @@ class _Rows:
         self.log_probs[row].append(log_prob)
         if token in self.options.eos_ids or (ends is not None and ends(self.tokens[row])):
             return "stop"
+        if self.followers and (finish := self.followers[row].take(token)):
+            return finish
         return "length" if len(self.tokens[row]) >= self.limits[row] else None
 
     def finished(self, row: int, finish: Literal["stop", "length", "non_finite", "aborted"]) -> Sampled:
@@ -191,9 +215,9 @@ class _Rows:
             self.cache.batch_select_indices(index)
             self.mask, self.positions, self.last = self.mask[index], self.positions[index], self.last[index]
             self.noise = self.noise[kept]
-            for name in ("owner", "limits", "tokens", "log_probs", "live"):
+            for name in ("owner", "limits", "tokens", "log_probs", "live", "followers"):
                 values = getattr(self, name)
-                setattr(self, name, [values[row] for row in kept])
+                setattr(self, name, [values[row] for row in kept] if values else [])
         return True
 
     def advance(self) -> torch.Tensor:

@@ -58,7 +58,8 @@ class Written:
     Attributes:
         text: without control tokens and without the stop text.
         finish: why it ended; "length" means that it is cut off.
-        tokens_read, tokens_written: as the engine counts them.
+        tokens_read: of the prompt, as the engine counts them; with the first of its texts, 0 with the others, as it is read once for all.
+        tokens_written: as the engine counts them; one that counts a prompt's texts together counts them in equal parts.
     """
 
     text: str

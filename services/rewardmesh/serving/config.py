@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 _document: ContextVar[Mapping[str, Any]] = ContextVar("document")
@@ -82,9 +83,9 @@ class ServerConfig(BaseConfig):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; a mistake raises ConfigError with file, line and column."""
+    """Read a YAML mapping; a mistake, such as a key that is given twice, raises ConfigError with file, line and column."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -105,6 +106,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return document
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML readers silently keep one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        given: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in given:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice; keep one of them", key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                given.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def describe_errors(error: ValidationError, source: str, model: type[BaseModel] | None = None) -> str:
     """One line for each mistake: `source: field.path: message (got value)`; with `model`, an unknown field's nearest known name."""
     lines = []
@@ -113,10 +127,20 @@ def describe_errors(error: ValidationError, source: str, model: type[BaseModel] 
         if item["type"] == "value_error" and not path:  # of the document as a whole: the message names its fields itself
             lines += [f"{source}: {line}" for line in str(item["ctx"]["error"]).splitlines()]
             continue
-        message = "unknown field" + _nearest_field(model, item["loc"]) if item["type"] == "extra_forbidden" else item["msg"]
+        message = "unknown field" + _nearest_field(model, item["loc"]) if item["type"] == "extra_forbidden" else said(item)
         got = "" if item["type"] in {"missing", "extra_forbidden"} else f" (got {str(item['input'])[:80]!r})"
         lines.append(f"{source}: {path or 'document'}: {message}{got}")
     return "\n".join(lines)
+
+
+def said(item: ErrorDetails) -> str:
+    """What is wrong, of one mistake that pydantic found."""
+    match item["type"]:
+        case "dict_type" | "model_type":
+            return "must be a mapping of fields"
+        case "tuple_type" | "list_type":
+            return "must be a list"
+    return item["msg"].removeprefix("Value error, ")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

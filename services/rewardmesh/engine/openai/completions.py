@@ -1,20 +1,24 @@
-"""Judges and log-probabilities by completions: token ids in, so the model is the one whose directory we have."""
+"""Judges, texts and log-probabilities by completions: token ids in, so the model is the one whose directory we have."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rewardmesh.engine.foreign import ForeignModel, RefusedError
 from rewardmesh.engine.http import HttpClient, RequestError, gather
 from rewardmesh.engine.interface import Pair
-from rewardmesh.engine.loading import LoadError, fingerprint
+from rewardmesh.engine.loading import fingerprint
 from rewardmesh.engine.log_probs import Extra, TokenStatistics
-from rewardmesh.engine.openai.endpoint import ENGINE, OpenAIOptions, check_listed, prompt_tokens
+from rewardmesh.engine.openai.endpoint import ENGINE, OpenAIOptions, check_listed, probed, prompt_tokens
 from rewardmesh.engine.openai.labels import listed_labels
+from rewardmesh.engine.openai.texts import write_all, writing_fields
 from rewardmesh.engine.packing import TokenIds
 from rewardmesh.engine.vllm.statistics import statistics_from
+from rewardmesh.engine.writing import WritingOptions, Written
+from rewardmesh.engine.written import with_room
 from rewardmesh.v1 import common_pb2 as pb
 
 Question = tuple[TokenIds, Sequence[int]]
@@ -43,12 +47,13 @@ class CompletionsEndpoint(ForeignModel):
         self.fingerprint = fingerprint(source, [*extras, client.address, model_id])
         self.reason = f"computed by {model_id} at {client.address}"
         start = self.eos_ids[0] if self.eos_ids else 0
-        [labels] = client.run([functools.partial(self._labels, ([start], [start]))])
-        if isinstance(labels, RequestError) and labels.absence.reason != pb.ABSENCE_REASON_UNPARSABLE:
-            raise LoadError(f"engine_address: {model_id} gives no label probabilities: {labels}") from labels
+        labels = functools.partial(self._labels, ([start], [start]))
+        lacks = probed(client, model_id, labels, functools.partial(self._probe_text, [start]))
         [echo] = client.run([functools.partial(self._echo, ([start], [start]))])
-        echoes = not isinstance(echo, RequestError)
-        self.abilities = frozenset(("label_log_probs", "token_statistics")) if echoes else frozenset(("label_log_probs",))
+        self.abilities = frozenset(("write",) if lacks else ("label_log_probs", "write"))
+        if not isinstance(echo, RequestError):
+            self.abilities |= {"token_statistics"}
+        self.reason += f"; {lacks}" if lacks else ""
 
     @property
     def max_tokens(self) -> int:
@@ -72,6 +77,14 @@ class CompletionsEndpoint(ForeignModel):
         if top_k or extras:
             raise RefusedError(f"{self.reason} lists likely tokens by their text, not by id; engine vllm-server lists ids", len(pairs))
         return gather(self._client.run([functools.partial(self._echo, pair) for pair in pairs]))
+
+    def write(
+        self, prompts: Sequence[TokenIds], options: WritingOptions, *, row_keys: Sequence[str], cancelled: threading.Event | None = None
+    ) -> list[list[Written]]:
+        """See `ServedModel`. Raises ItemsLostError, RefusedError."""
+        fields = writing_fields(options, self._options, len(prompts))
+        posts = [functools.partial(self._write, ids, fields) for ids in with_room(prompts, super().max_tokens)] if prompts else []
+        return write_all(self._client, posts, _text, options, row_keys, cancelled)
 
     def close(self) -> None:
         """Close the connections."""
@@ -102,6 +115,21 @@ class CompletionsEndpoint(ForeignModel):
             wanted = [(float(value), nothing) for value in values[len(prompt) : len(ids)]]
             return statistics_from(wanted, extras=(), top_k=0), prompt_tokens(answer) or len(ids)
 
+    async def _write(self, ids: TokenIds, fields: Mapping[str, Any], n: int, seed: int) -> Any:
+        room = super().max_tokens - len(ids)
+        return await self._complete(ids, **{**fields, "n": n, "seed": seed, "max_tokens": min(int(fields["max_tokens"]), room)})
+
+    async def _probe_text(self, ids: TokenIds) -> str:
+        answer = await self._complete(ids, max_tokens=1)
+        with self._client.reading("/completions"):
+            return _text(answer["choices"][0])
+
     async def _complete(self, ids: TokenIds, **fields: Any) -> Any:
         body = {"model": self._model_id, "prompt": [int(token) for token in ids], "temperature": 1.0, "top_p": 1.0}
-        return await self._client.post("/completions", body | fields | self._options.extra_body)
+        tokens = len(ids) + int(fields["max_tokens"]) * int(fields.get("n", 1))
+        return await self._client.post("/completions", body | fields | self._options.extra_body, tokens=tokens)
+
+
+def _text(choice: Mapping[str, Any]) -> str:
+    """The text of a choice."""
+    return str(choice["text"])

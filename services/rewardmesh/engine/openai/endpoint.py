@@ -1,7 +1,8 @@
-"""`engine: openai`: any OpenAI-compatible endpoint, for judges (label probabilities) and, where it echoes prompts, for log-probabilities.
+"""`engine: openai`: any OpenAI-compatible endpoint, for judges, and where it echoes prompts for log-probabilities.
 
 `api: chat` sends messages; `model` is the endpoint's name for the model and no tokenizer is needed. `api: completions` sends token ids
-of the directory that `model` names. Sampling is not offered: an endpoint gives text, and text tokenised again is not what was drawn.
+of the directory that `model` names. Sampling for training is not offered: an endpoint gives text, and text tokenised again is not what
+was drawn. One that lists no log-probabilities can still write.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from pydantic import Field
 
 from rewardmesh.engine.config import ModelServerConfig
 from rewardmesh.engine.foreign import read_options
-from rewardmesh.engine.http import HttpClient, HttpOptions, RequestError
+from rewardmesh.engine.http import HttpClient, HttpOptions, Job, RequestError
 from rewardmesh.engine.interface import ServedModel
 from rewardmesh.engine.loading import Kind, LoadError
+from rewardmesh.v1 import common_pb2 as pb
 
 ENGINE = "openai"
 NAMED = 20
+MOST_TOKENS = 2**31 - 1
 
 
 class OpenAIOptions(HttpOptions):
@@ -41,9 +44,17 @@ class OpenAIOptions(HttpOptions):
         lt=1,
         description="largest unknown share of the labels' probability when one of them is not listed; beyond it: UNPARSABLE",
     )
+    exact_labels: bool = Field(
+        False, description="chat: count the tokens that are a label, as other engines do, and not those with white space around it as well"
+    )
     max_input_tokens: int = Field(131072, ge=1, description="longest input (chat: in characters and short words); longer is TOO_LONG")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="by which name a chat endpoint takes the length of an answer"
+    )
+    structured: Literal["none", "response_format", "vllm"] = Field(
+        "response_format",
+        description="how the endpoint is told what may be written: JSON schemas by response_format, these and choices by vLLM's"
+        " structured_outputs, or not at all",
     )
     extra_body: dict[str, Any] = Field(default_factory=dict, description="further fields of every request")
 
@@ -114,7 +125,39 @@ def identity(client: HttpClient, model_id: str, extras: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
+def probed(client: HttpClient, model_id: str, labels: Job[object], text: Job[object]) -> str:
+    """Empty when an endpoint gives label probabilities; else why not, if it writes texts all the same.
+
+    Args:
+        labels, text: the smallest question for each.
+
+    Raises:
+        LoadError: it does neither.
+    """
+    [read] = client.run([labels])
+    if not isinstance(read, RequestError) or read.absence.reason == pb.ABSENCE_REASON_UNPARSABLE:
+        return ""
+    reason = f"{model_id} gives no label probabilities: {read}"
+    refused = read.status in (400, 422) or (read.status == 0 and not read.absence.retryable)
+    [written] = client.run([text]) if refused else [read]
+    if isinstance(written, RequestError):
+        raise LoadError(f"engine_address: {reason}") from read
+    return reason
+
+
 def prompt_tokens(answer: Mapping[str, Any]) -> int:
     """What the endpoint says it has read; 0 when it does not say."""
-    usage = answer.get("usage") or {}
-    return int(usage.get("prompt_tokens") or 0)
+    return _counted(answer, "prompt_tokens")
+
+
+def completion_tokens(answer: Mapping[str, Any]) -> int:
+    """What it says it has written; 0 when it does not say."""
+    return _counted(answer, "completion_tokens")
+
+
+def _counted(answer: Mapping[str, Any], field: str) -> int:
+    """A count that somebody is charged for; ValueError for one that nobody can have counted."""
+    found = int((answer.get("usage") or {}).get(field) or 0)
+    if not 0 <= found <= MOST_TOKENS:
+        raise ValueError(f"usage.{field} is {found}")
+    return found

@@ -13,6 +13,9 @@ from collections.abc import Iterable, Sequence
 from rewardmesh.serving.validation import absence
 from rewardmesh.v1 import common_pb2 as pb
 
+ROUNDING = 1e-3
+"""What half precision may add to a log-probability of 0."""
+
 
 def listed_labels(listed: Iterable[tuple[str, float]], labels: Sequence[str], *, exact: bool, tolerance: float) -> list[float] | pb.Absence:
     """Log-probabilities (nats) of labels.
@@ -25,8 +28,8 @@ def listed_labels(listed: Iterable[tuple[str, float]], labels: Sequence[str], *,
     found: dict[str, float] = dict.fromkeys(labels, 0.0)
     total = 0.0
     for text, log_prob in listed:
-        if math.isnan(log_prob):
-            return absence(pb.ABSENCE_REASON_NON_FINITE, "the endpoint gave NaN for a token")
+        if not log_prob <= ROUNDING:
+            return absence(pb.ABSENCE_REASON_NON_FINITE, f"the endpoint gave the log-probability {log_prob:g} for a token")
         probability = math.exp(log_prob)
         total += probability
         word = text if exact else text.strip()

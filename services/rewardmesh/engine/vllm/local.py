@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 import threading
 import time
 import weakref
@@ -17,14 +18,17 @@ from typing import Any
 from pydantic import Field
 
 from rewardmesh.engine.config import ModelServerConfig
+from rewardmesh.engine.constrained import Grammars, bounded
 from rewardmesh.engine.foreign import EngineOptions, ForeignModel, read_options
 from rewardmesh.engine.interface import Pair
-from rewardmesh.engine.loading import Kind, LoadError
+from rewardmesh.engine.loading import Kind, LoadError, has_generic_tokenizer
 from rewardmesh.engine.log_probs import Extra, TokenStatistics
 from rewardmesh.engine.packing import TokenIds
 from rewardmesh.engine.sampling import Sampled, SamplingOptions
-from rewardmesh.engine.vllm.rows import Ends, rows_of, sampling_fields
+from rewardmesh.engine.vllm.rows import Ends, Row, rows_of, sampling_fields, structured_fields
 from rewardmesh.engine.vllm.statistics import listed, statistics_from
+from rewardmesh.engine.writing import WritingOptions, Written
+from rewardmesh.engine.written import Texts, sampling_options, stop_rule, with_room
 from rewardmesh.serving.errors import ItemsLostError
 from rewardmesh.serving.logs import get_logger
 from rewardmesh.serving.validation import absence
@@ -83,6 +87,8 @@ class LocalVllm(ForeignModel):
         self._options = options
         self._lock = threading.Lock()
         self._llm: Any = None
+        self._grammars = Grammars(self.tokenizer, self.vocabulary, self.eos_ids)
+        self._apart = self._tokenizer_apart() if kind == "causal" and has_generic_tokenizer(source) else None
         try:
             self._context = int(self._running().llm_engine.model_config.max_model_len)
         except Exception as error:  # vLLM raises whatever its configuration, its workers and torch lead it to
@@ -159,35 +165,65 @@ class LocalVllm(ForeignModel):
     ) -> None:
         """See `sampling.sample`. Raises ItemsLostError when the engine has died."""
         rows = rows_of(prompts, options, row_keys, self._context)
+        self._ask(lambda llm: self._run(llm, rows, options, {}, emit, ends, cancelled), lost=len(rows))
 
-        def write(llm: Any) -> None:
-            engine = llm.llm_engine
-            kind = self._vllm.sampling_params.RequestOutputKind.CUMULATIVE
-            waiting = {}
-            try:
-                for number, row in enumerate(rows):
-                    fields = sampling_fields(row, options) | {"logprobs": 0, "detokenize": False, "output_kind": kind}
-                    request = engine.add_request(str(number), _prompts([row.prompt_ids])[0], self._vllm.SamplingParams(**fields))
-                    waiting[str(number)] = (request, row)
-                while waiting and not (cancelled is not None and cancelled.is_set()):
-                    for output in engine.step():
-                        if output.request_id not in waiting:
-                            continue  # was broken off
-                        request, row = waiting[output.request_id]
-                        [written] = output.outputs
-                        if output.finished or (ends is not None and ends(list(written.token_ids))):
-                            # One position lists its one token.
-                            values = [found[token].logprob for token, found in zip(written.token_ids, written.logprobs, strict=True)]
-                            emit(row.sampled(written.token_ids, values, written.finish_reason, ends))
-                            del waiting[output.request_id]
-                            if not output.finished:
-                                engine.abort_request([request], internal=True)
-            finally:
-                engine.abort_request([request for request, _ in waiting.values()], internal=True)
-            for _, row in waiting.values():
-                emit(Sampled(row.prompt, row.index, [], [], "aborted"))
+    def write(
+        self, prompts: Sequence[TokenIds], options: WritingOptions, *, row_keys: Sequence[str], cancelled: threading.Event | None = None
+    ) -> list[list[Written]]:
+        """See `ServedModel`; the grammar is followed by vLLM. Raises ItemsLostError when the engine has died."""
+        if not prompts:
+            return []
+        ids = with_room(prompts, self._context)
+        drawn = sampling_options(options, self.eos_ids)
+        rows = rows_of(ids, drawn, row_keys, self._context)
+        texts = Texts(self.tokenizer, list(map(len, ids)), options.n, options.stop)
+        ends = stop_rule(self.tokenizer, options.stop)
+        fields: dict[str, Any] = {}
+        if (grammar := options.grammar) is not None:
+            self._grammars.follower(grammar)  # vLLM's own check leaves out the tokenizer, and its engine dies of one that cannot be read
+            fields = structured_fields(bounded(grammar))
+        self._ask(lambda llm: self._run(llm, rows, drawn, fields, texts.add, ends, cancelled), lost=len(prompts))
+        return texts.all()
 
-        self._ask(write, lost=len(rows))
+    def _run(
+        self,
+        llm: Any,
+        rows: Sequence[Row],
+        options: SamplingOptions,
+        structured: dict[str, Any],
+        emit: Callable[[Sampled], None],
+        ends: Ends | None,
+        cancelled: threading.Event | None,
+    ) -> None:
+        """Write all rows side by side and emit each as it ends."""
+        engine = llm.llm_engine
+        params = self._vllm.sampling_params
+        waiting = {}
+        try:
+            for number, row in enumerate(rows):
+                fields = sampling_fields(row, options) | {"logprobs": 0, "detokenize": False}
+                fields |= {"output_kind": params.RequestOutputKind.CUMULATIVE}
+                if structured:
+                    fields["structured_outputs"] = params.StructuredOutputsParams(**structured)
+                request = engine.add_request(str(number), _prompts([row.prompt_ids])[0], params.SamplingParams(**fields))
+                waiting[str(number)] = (request, row)
+            while waiting and not (cancelled is not None and cancelled.is_set()):
+                for output in engine.step():
+                    if output.request_id not in waiting:
+                        continue  # was broken off
+                    request, row = waiting[output.request_id]
+                    [written] = output.outputs
+                    if output.finished or (ends is not None and ends(list(written.token_ids))):
+                        # One position lists its one token.
+                        values = [found[token].logprob for token, found in zip(written.token_ids, written.logprobs, strict=True)]
+                        emit(row.sampled(written.token_ids, values, written.finish_reason, ends))
+                        del waiting[output.request_id]
+                        if not output.finished:
+                            engine.abort_request([request], internal=True)
+        finally:
+            engine.abort_request([request for request, _ in waiting.values()], internal=True)
+        for _, row in waiting.values():
+            emit(Sampled(row.prompt, row.index, [], [], "aborted"))
 
     def close(self) -> None:
         """End the engine's process and free its memory."""
@@ -215,6 +251,13 @@ class LocalVllm(ForeignModel):
             _wake_when_dead(self._llm.llm_engine.engine_core)
         return self._llm
 
+    def _tokenizer_apart(self) -> str:
+        """A directory with the tokenizer alone: beside a config, vLLM could take the architecture's own in its place (`read_tokenizer`)."""
+        directory = tempfile.TemporaryDirectory(prefix="rewardmesh-tokenizer-")
+        weakref.finalize(self, directory.cleanup)
+        self.tokenizer.save_pretrained(directory.name)
+        return directory.name
+
     def _stop(self) -> None:
         if self._llm is not None:
             self._llm = None
@@ -228,13 +271,14 @@ class LocalVllm(ForeignModel):
         common = {
             "model": self.source,
             "dtype": self._dtype,
-            "skip_tokenizer_init": True,  # it gets and gives token ids
+            "skip_tokenizer_init": self.kind == "classification",  # it gets and gives token ids; only grammars need the tokenizer
             "generation_config": "vllm",  # no defaults from the model's directory
             "disable_log_stats": True,
         }
         if self.kind == "classification":
             pooler = self._vllm.config.PoolerConfig(seq_pooling_type="LAST", use_activation=False)
             return common | options | {"runner": "pooling", "convert": "classify", "pooler_config": pooler}
+        common |= {"tokenizer": self._apart, "structured_outputs_config": {"backend": "guidance"}}
         # Log-probabilities of samples are those of the distribution they were drawn from; any number of likeliest tokens may be listed.
         return common | options | {"runner": "generate", "logprobs_mode": "processed_logprobs", "max_logprobs": -1}
 

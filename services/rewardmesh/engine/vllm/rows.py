@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rewardmesh.engine.sampling import Sampled, SamplingOptions
+from rewardmesh.engine.writing import Grammar, JsonGrammar
 
 Ends = Callable[[list[int]], bool]
 """Whether a completion ends with its last token."""
@@ -89,3 +90,8 @@ def sampling_fields(row: Row, options: SamplingOptions) -> dict[str, Any]:
         "ignore_eos": True,  # those above are all
         "skip_special_tokens": False,
     }
+
+
+def structured_fields(grammar: Grammar) -> dict[str, Any]:
+    """A grammar by the names of vLLM's structured outputs."""
+    return {"json": grammar.schema} if isinstance(grammar, JsonGrammar) else {"choice": list(grammar.words)}

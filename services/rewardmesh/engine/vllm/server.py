@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from rewardmesh.engine.config import ModelServerConfig
+from rewardmesh.engine.constrained import check_grammar
 from rewardmesh.engine.foreign import ForeignModel, RefusedError, read_options
 from rewardmesh.engine.http import HttpClient, HttpOptions, RequestError, gather
 from rewardmesh.engine.interface import Pair
@@ -25,9 +26,12 @@ from rewardmesh.engine.loading import Kind, LoadError, fingerprint
 from rewardmesh.engine.log_probs import Extra, TokenStatistics
 from rewardmesh.engine.packing import TokenIds
 from rewardmesh.engine.sampling import Sampled, SamplingOptions
-from rewardmesh.engine.vllm.rows import Ends, Row, rows_of, sampling_fields
+from rewardmesh.engine.vllm.rows import Ends, Row, rows_of, sampling_fields, structured_fields
 from rewardmesh.engine.vllm.statistics import listed, statistics_from
+from rewardmesh.engine.writing import WritingOptions, Written
+from rewardmesh.engine.written import Texts, sampling_options, stop_rule, with_room
 from rewardmesh.serving.errors import ItemsLostError
+from rewardmesh.v1 import common_pb2 as pb
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -117,7 +121,9 @@ class VllmServer(ForeignModel):
             # base64 keeps NaN, which JSON cannot hold.
             body = {"model": self._model_id, "input": [_ids(s) for s in chunk], "task": "classify", "use_activation": False}
             answer = await self._http.post(
-                "/pooling", body | {"encoding_format": "base64", "embed_dtype": "float32", "endianness": "little"}
+                "/pooling",
+                body | {"encoding_format": "base64", "embed_dtype": "float32", "endianness": "little"},
+                tokens=sum(map(len, chunk)),
             )
             with self._http.reading("/pooling"):
                 values = [np.frombuffer(base64.b64decode(item["data"]), "<f4") for item in _in_order(answer["data"], len(chunk))]
@@ -196,16 +202,53 @@ class VllmServer(ForeignModel):
         if failed:
             raise ItemsLostError([error.absence for error in failed])
 
+    def write(
+        self, prompts: Sequence[TokenIds], options: WritingOptions, *, row_keys: Sequence[str], cancelled: threading.Event | None = None
+    ) -> list[list[Written]]:
+        """See `ServedModel`; the server follows the grammar, by whatever it was started with."""
+        if not prompts:
+            return []
+        ids = with_room(prompts, self._context)
+        stop_rule(self.tokenizer, options.stop)  # refuses an empty text
+        fields: dict[str, Any] = {"stop": list(options.stop)}
+        if options.grammar is not None:
+            check_grammar(options.grammar)
+            fields["structured_outputs"] = structured_fields(options.grammar)
+        drawn = sampling_options(options, self.eos_ids)
+        rows = rows_of(ids, drawn, row_keys, self._context)
+        sampled = self._http.run([functools.partial(self._written, row, drawn, fields) for row in rows], cancelled)
+        if cancelled is not None and cancelled.is_set():
+            sampled = [Sampled(row.prompt, row.index, [], [], "aborted") for row in rows]
+        texts = Texts(self.tokenizer, list(map(len, ids)), options.n, options.stop)
+        lost: dict[int, pb.Absence] = {}
+        for row, result in zip(rows, sampled, strict=True):
+            if isinstance(result, RequestError):
+                lost[row.prompt] = result.absence
+            else:
+                texts.add(result)
+        if lost:
+            raise ItemsLostError([lost.get(prompt) or texts.of(prompt) for prompt in range(len(prompts))])
+        return texts.all()
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+    async def _written(self, row: Row, options: SamplingOptions, fields: dict[str, Any]) -> Sampled:
+        asked = {"model": self._model_id, "prompt": row.prompt_ids, "return_token_ids": True} | sampling_fields(row, options)
+        answer = await self._http.post("/v1/completions", asked | fields, tokens=len(row.prompt_ids) + row.max_tokens)
+        with self._http.reading("/v1/completions"):
+            [choice] = answer["choices"]
+            ids = [int(token) for token in choice["token_ids"]]
+            return row.sampled(ids, [0.0] * len(ids), choice["finish_reason"])
 
     async def _stream(self, row: Row, options: SamplingOptions, ends: Ends | None) -> Sampled:
         """As it is written, so that the stop rule is asked after each token; the server stops when the connection is closed."""
         ids: list[int] = []
         log_probs: list[float] = []
         finish = None
-        events = self._http.events("/v1/completions", self._sampling_body(row, options, 1 if ends else STREAM_INTERVAL))
+        asked = self._sampling_body(row, options, 1 if ends else STREAM_INTERVAL)
+        events = self._http.events("/v1/completions", asked, tokens=len(row.prompt_ids) + row.max_tokens)
         try:
             async for event in events:
                 with self._http.reading("/v1/completions"):
@@ -230,7 +273,7 @@ class VllmServer(ForeignModel):
     async def _complete(self, inputs: Sequence[list[int]], **fields: Any) -> list[Any]:
         """One token after each input; the choices in order."""
         body = {"model": self._model_id, "prompt": list(inputs), "max_tokens": 1, "stop": [], "ignore_eos": True} | PLAIN | fields
-        answer = await self._http.post("/v1/completions", body)
+        answer = await self._http.post("/v1/completions", body, tokens=sum(map(len, inputs)) + len(inputs))
         with self._http.reading("/v1/completions"):
             return _in_order(answer["choices"], len(inputs))
 

@@ -38,6 +38,7 @@ class Batch(Generic[R]):
         expired, hopeless: items that were dropped on the way: too late already, or too late by the time they could be ready.
         gone: items whose caller had gone.
         charged: tokens that each tenant is charged.
+        expires: monotonic time at which nobody wants any of the items any more.
     """
 
     cost: int = 0
@@ -46,6 +47,7 @@ class Batch(Generic[R]):
     hopeless: list[Ticket[R]] = field(default_factory=list)
     gone: int = 0
     charged: dict[str, int] = field(default_factory=dict)
+    expires: float = 0.0
 
     @property
     def lane(self) -> Hashable:
@@ -200,6 +202,7 @@ class _Filling(Generic[R]):
             self._queue.take(bundle, ticket)
             batch.tickets.append(ticket)
             batch.cost = after
+            batch.expires = max(batch.expires, bundle.expires)
             self._groups.add(bundle.group)
             paid = moved = True
             if not self._invariant:

@@ -21,6 +21,7 @@ from rewardmesh.serving.batching.jobs import Job
 from rewardmesh.serving.batching.queue import Queue
 from rewardmesh.serving.batching.work import Done, P, R, Ticket
 from rewardmesh.serving.context import Priority
+from rewardmesh.serving.deadlines import until
 from rewardmesh.serving.logs import get_logger
 from rewardmesh.serving.validation import absence
 from rewardmesh.v1 import common_pb2 as pb
@@ -193,7 +194,8 @@ class Workers(Generic[P, R]):
 
     def _run(self, batch: Batch[R]) -> None:
         began = time.monotonic()
-        outcomes, clean = compute_batch(self._compute, batch.tickets)
+        with until(batch.expires):
+            outcomes, clean = compute_batch(self._compute, batch.tickets)
         seconds = time.monotonic() - began
         self.post(self._deliver, outcomes, began)
         if clean:
