@@ -231,7 +231,14 @@ class _Judge(judge_service_pb2_grpc.JudgeServiceServicer):
         return judge_service_pb2.RankResponse(outcomes=outcomes)
 
     def Critique(self, request: Any, context: Any) -> Any:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no critique here")
+        self.fake.seen(request, context)
+        outcomes = []
+        for sample in request.samples:
+            critique = judge_service_pb2.Critique(text=f"{len(sample.completion.text)} letters")
+            if request.want_revision:
+                critique.revised_completion.text = sample.completion.text.upper()
+            outcomes.append(judge_service_pb2.CritiqueOutcome(sample_id=sample.id, critique=critique))
+        return judge_service_pb2.CritiqueResponse(outcomes=outcomes)
 
 
 @pytest.fixture

@@ -198,6 +198,14 @@ def test_groups_are_never_split_and_order_is_kept(fake: Any, call: Call) -> None
     assert all(len(chunks) == 1 for chunks in chunk_of.values())
 
 
+def test_verify_splits_no_group_either(fake: Any, call: Call) -> None:
+    items = [sample(f"s{index}", "prompt", "x" * index, group_id=f"g{index % 3}") for index in range(12)]
+    found = call(fake.address, "verify", items, "math", client={"chunk_items": 4})
+    assert [verdict.sample_id for verdict in found] == [item.id for item in items]
+    asked = [[each.group_id for each in request.samples] for request in fake.requests]
+    assert sorted(asked) == [[f"g{group}"] * 4 for group in range(3)]
+
+
 def test_absent_evaluations_advise_dropping(fake: Any, call: Call) -> None:
     fake.hook = aborting(grpc.StatusCode.UNAVAILABLE)
     result = call(fake.address, "evaluate", samples(2), client={"channel_options": NO_RETRIES})
@@ -248,6 +256,22 @@ def test_rank(fake: Any, call: Call) -> None:
         rank_group("x", "prompt", ["alone"])
     with pytest.raises(ValueError, match="BEST"):
         call(fake.address, "rank", groups, method="BEST")
+    with pytest.raises(ValueError, match="MEDIAN"):
+        call(fake.address, "rank", groups, aggregation="MEDIAN")
+    call(fake.address, "rank", groups, method="SPARSE", aggregation="ELO", pairs_per_answer=2, votes=3, temperature=0.5, seed=7)
+    sent = fake.requests[-1]
+    assert (sent.method, sent.aggregation, sent.pairs_per_answer) == (2, 4, 2)
+    assert (sent.votes, sent.temperature, sent.seed) == (3, 0.5, 7)
+
+
+def test_critique(fake: Any, call: Call) -> None:
+    items = [sample(id, "prompt", f"words {id}") for id in "abc"]
+    found = call(fake.address, "critique", items, template="t", want_revision=True, max_points=3, client={"chunk_items": 2})
+    assert [(each.sample_id, each.text, each.revision) for each in found] == [(id, "7 letters", f"WORDS {id.upper()}") for id in "abc"]
+    assert (fake.requests[0].template, fake.requests[0].want_revision, fake.requests[0].max_points) == ("t", True, 3)
+    assert call(fake.address, "critique", items[:1])[0].revision is None
+    (absent,) = call("127.0.0.1:1", "critique", items[:1], client={"channel_options": NO_RETRIES})
+    assert (absent.sample_id, absent.text, absent.absence.reason) == ("a", None, AbsenceReason.INFRASTRUCTURE)
 
 
 def test_score_suffixes(fake: Any, call: Call) -> None:

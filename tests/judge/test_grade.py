@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from judge.conftest import Serve
 from rewardmesh.client import AbsenceReason, sample
@@ -87,10 +91,10 @@ async def test_bad_samples_are_absences(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        (api.GradeRequest(rubric="no-such"), "no rubric named 'no-such'; known: grade-yes-no, scores, whole, yes-no"),
+        (api.GradeRequest(rubric="no-such"), "no rubric named 'no-such'; known: grade-aspects, .*scores, whole, yes-no"),
         (api.GradeRequest(rubric="short"), "no rubric named 'short'"),
-        (api.GradeRequest(votes=2), "votes"),
-        (api.GradeRequest(want_rationale=True), "want_rationale"),
+        (api.GradeRequest(votes=-2), "votes"),
+        (api.GradeRequest(want_rationale=True, rubric="whole"), "want_rationale: template 'whole' has no hops"),
         (api.GradeRequest(samples=[sample("a", "q", "x"), sample("a", "q", "y")]), "unique"),
     ],
 )
@@ -98,3 +102,73 @@ async def test_a_wrong_call_is_a_status(serve: Serve, request_: api.GradeRequest
     async with serve() as client:
         with pytest.raises(Exception, match=words):
             await client.judge.Grade(request_)
+
+
+LIKERT = """
+name: likert
+kind: grade
+labels: {Excellent: 4, "Good enough": 2, Terrible: 0}
+max: 5
+text: >-
+  {{ prompt }} answer: {{ completion }}
+  {{ criterion.text }}?{% for level in criterion.levels %} {{ level.label }}: {{ level.text }}{% endfor %}
+criteria:
+  - {id: clear, text: clarity, levels: {Terrible: nobody understands it}}
+  - {id: safe, text: safety, weight: 3, labels: {yes: "Y", no: "N"}}
+"""
+
+
+async def test_words_of_several_tokens_are_read_whole(serve: Serve, judge_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "likert.yaml").write_text(LIKERT)
+    async with serve(templates=[str(tmp_path)], default_template="", default_rubric="") as client:
+        [result] = await client.grade([sample("s", QUESTION, "19")])
+    clear, safe = result.message.grades.grades
+    assert (clear.min, clear.max, clear.HasField("p_yes")) == (0, 5, False)
+    assert (safe.min, safe.max, safe.HasField("p_yes")) == (0, 1, True)
+    assert result.value == pytest.approx((clear.score / 5 + 3 * safe.score) / 4, abs=1e-6)
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(judge_model), PreTrainedTokenizerFast.from_pretrained(judge_model)
+    text = f"{QUESTION} answer: 19 clarity? Terrible: nobody understands it"
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
+    scores = {"Terrible": 0.0, "Good enough": 2.0, "Excellent": 4.0}
+    log_probs = []
+    for word in scores:
+        before, ids = (tokenizer(each, add_special_tokens=False, return_tensors="pt")["input_ids"] for each in (prompt, prompt + word))
+        assert ids.shape[1] > before.shape[1] + 1
+        with torch.inference_mode():
+            steps = model(ids).logits[0].log_softmax(-1)[before.shape[1] - 1 : -1]
+        log_probs.append(float(steps.gather(1, ids[0, before.shape[1] :, None]).sum()))
+    chances = torch.tensor(log_probs).softmax(0)
+    assert clear.score == pytest.approx(float((chances * torch.tensor(list(scores.values()))).sum()), abs=1e-3)
+
+
+async def test_votes_on_criteria(serve: Serve) -> None:
+    item = sample("s", QUESTION, "19", context=context(right=1, kind=3))
+    async with serve() as client:
+        [exact] = await client.grade([item])
+        [voted] = await client.grade([item], votes=400, seed=2)
+        [again] = await client.grade([item], votes=400, seed=2)
+    grades = voted.message.grades
+    assert (grades.votes, grades.unparsable_votes) == (400, 0)
+    assert voted.value == pytest.approx(exact.value, abs=0.06)
+    assert 0.5 <= grades.vote_agreement < 1
+    assert voted.value == again.value
+    assert (exact.message.grades.votes, exact.message.grades.HasField("vote_agreement")) == (0, False)
+
+
+@pytest.mark.parametrize(
+    "rubric", ["grade-aspects", "grade-checklist", "grade-constraint", "grade-principles", "grade-grounded", "grade-citations"]
+)
+async def test_built_in_rubrics(serve: Serve, rubric: str) -> None:
+    given = context(right=1)
+    given.notes.append("Ann has 19 apples.")
+    given.principles.append("Be kind.")
+    async with serve(templates=[], default_template="", default_rubric="") as client:
+        [result, bare] = await client.grade(
+            [sample("s", QUESTION, "19", context=given), sample("bare", QUESTION, "19", context=context(right=1))], rubric=rubric
+        )
+    assert result.absence is None
+    assert 0 < (result.value or 0) < 1
+    reason = {"grade-grounded": AbsenceReason.NOT_APPLICABLE, "grade-citations": AbsenceReason.NOT_APPLICABLE}
+    reason |= {"grade-principles": AbsenceReason.INVALID_INPUT}
+    assert (bare.absence.reason if bare.absence else None) == reason.get(rubric)

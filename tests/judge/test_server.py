@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,27 @@ async def test_an_expired_deadline_and_a_cancelled_call_leave_the_server_well(se
         assert after.value is not None
 
 
+async def test_writing_ends_with_the_deadline_and_readings_do_not_wait_for_it(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "long.yaml").write_text(
+        "name: long\nlabels: {a: A, b: B}\nhops: [{name: why, text: '{{ prompt }}', max_tokens: 3000, temperature: 1}]\n"
+        "text: '{{ why }} {{ a }} {{ b }}'"
+    )
+    async with serve(templates=[str(tmp_path)], default_template="", default_rubric="", engine_options={}) as client:
+        began = time.monotonic()
+        writing = asyncio.create_task(client.compare([PAIR], template="long", votes=8, timeout_s=1.5))
+        await asyncio.sleep(0.3)
+        [read] = await client.compare([PAIR], template="compare")
+        assert read.value is not None
+        assert not writing.done(), "a verdict that is read does not wait for one that is written"
+        [lost] = await writing
+        assert lost.absence is not None
+        assert lost.absence.reason == AbsenceReason.DEADLINE
+        # The thread is free again: another text is written at once.
+        [next_one] = await client.compare([PAIR], template="compare-written")
+        assert next_one.absence is None or next_one.absence.reason == AbsenceReason.UNPARSABLE
+        assert time.monotonic() - began < 20
+
+
 async def test_a_full_queue_refuses(serve: Serve) -> None:
     # An empty queue takes anything; beside it there is no room. A bare channel, for the client would come again.
     async with serve(max_queue_tokens=1, budget_tokens=1) as client, grpc.aio.insecure_channel(client.target) as channel:
@@ -90,7 +112,7 @@ async def test_templates_of_concurrent_calls_may_share_a_batch(serve: Serve) -> 
 async def test_versions_are_swapped_by_the_model_service(serve: Serve, make_model: Callable[..., Path]) -> None:
     other = make_model("causal", max_position_embeddings=4096, seed=7)
     async with serve() as client:
-        assert (await client.get_model("tiny")).capabilities.outputs == ["preference", "grades"]
+        assert (await client.get_model("tiny")).capabilities.outputs == ["preference", "grades", "critique"]
         (before,) = await client.compare([PAIR])
         await client.load_version(2, str(other))
         await client.activate_version(2, expected_current=1)
@@ -111,7 +133,7 @@ async def test_a_version_that_cannot_say_the_labels_is_not_loaded(serve: Serve, 
     model = make_model("causal")
     build_word_tokenizer(["first second"]).save_pretrained(model)
     async with serve() as client:
-        with pytest.raises(CallFailed, match=r"FAILED_PRECONDITION.*label 'A' is not a single token"):
+        with pytest.raises(CallFailed, match=r"FAILED_PRECONDITION.*label 'A' has no tokens"):
             await client.load_version(2, str(model))
         (result,) = await client.compare([PAIR])
         assert result.message.provenance.model.version == 1

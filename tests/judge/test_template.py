@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from judge.conftest import SHORT, YES_NO, Serve
 from rewardmesh.engine.loading import LoadError
 from rewardmesh.judge import JudgeConfig, create_server
-from rewardmesh.judge.labels import control_tokens, label_tokens
+from rewardmesh.judge.labels import LabelTree, control_tokens, label_paths
 from rewardmesh.judge.library import load_templates
 from rewardmesh.judge.template import JudgeTemplate, read_template
 from rewardmesh.serving import ConfigError
@@ -45,11 +45,26 @@ def read(directory: Path, text: str) -> JudgeTemplate:
         (SHORT.replace("b: B", "c: B"), "of a compare template"),
         (SHORT.replace("{a: A, b: B}", "[A, B]"), "of a compare template"),
         (SHORT + "max: 3", "are for kind: grade"),
+        (SHORT + "revision: x", "for kind: critique"),
+        (SHORT + "strength: true", "verdict: written"),
+        (SHORT + "extends: nobody", "no nobody.yaml beside it .*known: compare"),
+        (SHORT + "extends: [compare]", "must be the name of a template"),
+        (SHORT + 'hops: [{name: a, text: "x"}]', "'a' is a variable of the item"),
+        (SHORT + 'hops: [{name: why, text: "{{ later }}"}]', r"hops\[0\].text: unknown variable 'later'"),
+        (SHORT + 'hops: [{name: why, text: "x"}]', "nothing reads what 'why' writes"),
+        (SHORT + 'hops: [{name: why, text: "x", choices: [a], schema: {}}]', "only one can say"),
+        (SHORT + 'hops: [{name: why, text: "x"}, {name: why, text: "x"}]', "hops: names must be unique"),
+        (SHORT + 'hops: [{name: why, text: "x", max_tokens: 0}]', r"hops\[0\].max_tokens"),
         (YES_NO.replace('"Y"', "Yes"), "put labels in quotes"),
         (YES_NO.replace("no:", "maybe:"), "of a grade template"),
         (YES_NO + "min: 1", "of yes/no labels are 0 and 1"),
         (YES_NO.replace('{yes: "Y", no: "N"}', "[good, bad]"), "are the scores as numbers"),
         (YES_NO.replace('{yes: "Y", no: "N"}', "[3, 1]"), "ascending"),
+        (YES_NO.replace('{yes: "Y", no: "N"}', "{Good: 2, Bad: 2}"), "at least two different numbers"),
+        (YES_NO + "criteria: [{id: x, text: x, levels: {Maybe: so}}]", "levels: 'Maybe' is none of the labels Y, N"),
+        (YES_NO + "criteria: [{id: x, text: x, min: 1}]", r"criteria\[0\].*go with labels"),
+        ("name: c\nkind: critique\nlabels: [A]\ntext: '{{ completion }}'", "a critique has none"),
+        ("name: r\nkind: rank\nlabels: {a: A, b: B}\ntext: '{{ answers }}'", "of a rank template"),
         (YES_NO.replace('{yes: "Y", no: "N"}', "[1]"), "at least two"),
         (YES_NO.replace('{yes: "Y", no: "N"}', "[1, 9]") + "max: 5", r"in \[1, 5\]"),
         (YES_NO + "criteria: [{id: x, text: x}, {id: x, text: y}]", "ids must be unique"),
@@ -75,7 +90,7 @@ def test_missing_and_repeated_files_are_refused(tmp_path: Path) -> None:
 
 def test_builtin_templates_are_found_and_can_be_replaced(tmp_path: Path) -> None:
     templates, own = load_templates([])
-    assert set(templates) == {"compare", "compare-concise", "grade-yes-no"}
+    assert {"compare", "compare-concise", "compare-reasoned", "grade-yes-no", "rank-list", "critique"} <= set(templates)
     assert own == []
     replaced, own = load_templates([str(write(tmp_path, SHORT.replace("short", "compare")))])
     assert own == ["compare"]
@@ -95,26 +110,37 @@ def test_values_are_put_in_once(tmp_path: Path) -> None:
     assert text == "{{ b }} A: {% if x %} B: {{ a }} Which is better?"
 
 
-def test_labels_are_single_tokens_with_or_without_a_space(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    (first, second) = label_tokens(tokenizer, read(tmp_path, SHORT))
-    assert tokenizer.convert_ids_to_tokens([first, second]) == ["A", "B"]
-    (first, _) = label_tokens(tokenizer, read(tmp_path, SHORT.replace("a: A", "a: apples")))
-    assert tokenizer.decode([first]) == " apples"
-    with pytest.raises(LoadError, match=r"t\.yaml: template 'short': label 'elephant' is not a single token"):
-        label_tokens(tokenizer, read(tmp_path, SHORT.replace("a: A", "a: elephant")))
-    with pytest.raises(LoadError, match="'apples' and ' apples' are the same token"):
-        label_tokens(tokenizer, read(tmp_path, SHORT.replace("{a: A, b: B}", '{a: apples, b: " apples"}')))
+def test_labels_are_tokens_with_or_without_a_space(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert [tokenizer.convert_ids_to_tokens(list(path)) for path in label_paths(tokenizer, ["A", "B"])] == [["A"], ["B"]]
+    ((word,),) = label_paths(tokenizer, ["apples"])
+    assert tokenizer.decode([word]) == " apples"
+    several, single = label_paths(tokenizer, ["elephant", "B"])
+    assert tokenizer.decode(list(several)) == "elephant"
+    assert (len(several) > 1, len(single)) == (True, 1)
+    assert label_paths(tokenizer, ["elephant", "B"], whole_words=False) == (several[:1], single)
+    with pytest.raises(LoadError, match="'elephant' and 'elegant' are the same first token"):
+        label_paths(tokenizer, ["elephant", "elegant"], whole_words=False)
+    with pytest.raises(LoadError, match="'apples' and ' apples' are the same tokens"):
+        label_paths(tokenizer, ["apples", " apples"])
+    with pytest.raises(LoadError, match="'zz' is the beginning of 'zzq'"):
+        label_paths(tokenizer, ["zzq", "zz"])
 
 
-def test_labels_without_chat_template_and_unknown_words(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_tree_adds_up_log_probabilities() -> None:
+    tree = LabelTree(((1, 2), (1, 3, 4), (5,)))
+    assert tree.nodes == (((), (1, 5)), ((1,), (2, 3)), ((1, 3), (4,)))
+    assert tree.log_probs([[-1.0, -2.0], [-0.25, -0.5], [-4.0]]) == [-1.25, -5.5, -2.0]
+
+
+def test_labels_without_chat_template_and_unknown_words(tokenizer: PreTrainedTokenizerFast) -> None:
     from rewardmesh.demo.tokenizer import build_word_tokenizer
 
     words = build_word_tokenizer(["A B Which ? first"])
-    assert words.convert_ids_to_tokens(list(label_tokens(words, read(tmp_path, SHORT)))) == ["A", " B"]
-    with pytest.raises(LoadError, match="label 'Z' is not a single token"):
-        label_tokens(words, read(tmp_path, SHORT.replace("a: A", "a: Z")))
+    assert [words.convert_ids_to_tokens(list(path)) for path in label_paths(words, ["A", "B"])] == [["A"], [" B"]]
+    with pytest.raises(LoadError, match="label 'Z' has no tokens"):
+        label_paths(words, ["A", "Z"])
     words.chat_template = None
-    assert len(label_tokens(words, read(tmp_path, SHORT))) == 2
+    assert len(label_paths(words, ["A", "B"])) == 2
 
 
 def test_control_tokens_are_found(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -123,8 +149,8 @@ def test_control_tokens_are_found(tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 async def test_a_server_refuses_labels_of_its_own_templates_only(judge_model: Path, tmp_path: Path, serve: Serve) -> None:
-    bad = write(tmp_path, SHORT.replace("a: A", "a: elephant"))
-    with pytest.raises(LoadError, match="template 'short': label 'elephant'"):
+    bad = write(tmp_path, SHORT.replace("{a: A, b: B}", "{a: zz, b: zzq}"))
+    with pytest.raises(LoadError, match="template 'short': label 'zz' is the beginning"):
         await create_server(JudgeConfig(model=str(judge_model), templates=[str(bad)]))
     with pytest.raises(ConfigError, match="default_template: no compare template is named 'x'; known: compare, compare-concise"):
         await create_server(JudgeConfig(model=str(judge_model), default_template="x"))
@@ -147,7 +173,7 @@ async def test_a_builtin_template_that_the_model_cannot_use_is_refused_on_use(
     async with serve(**settings) as client:
         (result,) = await client.compare([pair("p", "first", "second", "first second")])
         assert result.value is not None
-        with pytest.raises(CallFailed, match=r"FAILED_PRECONDITION.*template 'compare': label 'A' is not a single token"):
+        with pytest.raises(CallFailed, match=r"FAILED_PRECONDITION.*template 'compare': label 'A' has no tokens"):
             await client.compare([pair("p", "first", "second", "first second")], template="compare")
-    with pytest.raises(LoadError, match="no template can be used"):
+    with pytest.raises(LoadError, match="no default template can be used"):
         await create_server(JudgeConfig(model=str(model)))

@@ -8,7 +8,7 @@ with Client("127.0.0.1:50051") as client:
 """
 
 from rewardmesh.client._async import AsyncClient
-from rewardmesh.client._base import HealthStatus, Normalisation, Priority, RankingMethod
+from rewardmesh.client._base import HealthStatus, Normalisation, Priority, RankingAggregation, RankingMethod
 from rewardmesh.client._next_logits import AsyncNextLogitsSession, NextLogitsSession
 from rewardmesh.client._sync import Client
 from rewardmesh.client.arrays import pack_floats, pack_ints, unpack_floats, unpack_ints
@@ -34,6 +34,7 @@ from rewardmesh.client.results import (
     Absence,
     AbsenceReason,
     Component,
+    Critique,
     Evaluation,
     Evaluations,
     Generation,
@@ -60,6 +61,7 @@ __all__ = [
     "ChannelStatistics",
     "Client",
     "Component",
+    "Critique",
     "Evaluation",
     "Evaluations",
     "Generation",
@@ -74,6 +76,7 @@ __all__ = [
     "ProgramScorer",
     "Prompt",
     "Ranking",
+    "RankingAggregation",
     "RankingMethod",
     "ReplicaStatistics",
     "RewardScorer",

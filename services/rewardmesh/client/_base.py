@@ -15,6 +15,7 @@ from rewardmesh.v1.mesh_service_pb2 import EvaluateOptions
 
 Priority = Literal["", "TRAINING", "INTERACTIVE", "BATCH"]
 RankingMethod = Literal["ALL_PAIRS", "SPARSE", "LISTWISE"]
+RankingAggregation = Literal["MEAN_WINS", "BORDA", "BRADLEY_TERRY", "ELO"]
 Normalisation = Literal["SUM", "MEAN"]
 Metadata = Mapping[str, str] | None
 HealthStatus = Literal["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"]

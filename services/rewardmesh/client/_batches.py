@@ -18,9 +18,6 @@ from rewardmesh.client.results import (
     Absence,
     Evaluation,
     Evaluations,
-    Grades,
-    Preference,
-    Ranking,
     Score,
     Selection,
     SuffixScores,
@@ -28,21 +25,7 @@ from rewardmesh.client.results import (
     Verdict,
 )
 from rewardmesh.v1.common_pb2 import ModelRef, Outcome, Provenance, Sample
-from rewardmesh.v1.judge_service_pb2 import (
-    CompareOrders,
-    CompareRequest,
-    CompareResponse,
-    GradeRequest,
-    GradeResponse,
-    GradesOutcome,
-    Pair,
-    PreferenceOutcome,
-    RankGroup,
-    RankingOutcome,
-    RankMethod,
-    RankRequest,
-    RankResponse,
-)
+from rewardmesh.v1.judge_service_pb2 import CompareRequest, CritiqueRequest, GradeRequest, RankRequest
 from rewardmesh.v1.log_prob_service_pb2 import (
     LogProbWants,
     ScoreSuffixesRequest,
@@ -106,91 +89,34 @@ def score(
     samples: Iterable[Sample], size: int, options: ScoreOptions | None, model: Model
 ) -> Batch[ScoreRequest, ScoreResponse, list[Score]]:
     chosen = score_options(options, model)
-    chunks = _chunks(unique(samples, "sample"), size)
+    chunks = chunks_of(unique(samples, "sample"), size)
     return Batch(
         [ScoreRequest(options=chosen, samples=chunk) for chunk in chunks],
-        _flat(chunks, lambda chunk, reply: _checked(chunk, [Score.from_proto(o) for o in reply.outcomes], _sample_id), absent_score),
+        flat(chunks, lambda chunk, reply: checked(chunk, [Score.from_proto(o) for o in reply.outcomes], sample_id_of), absent_score),
     )
 
 
 def verify(
     samples: Iterable[Sample], size: int, verifier: str, options: Mapping[str, Any] | None
 ) -> Batch[VerifyRequest, VerifyResponse, list[Verdict]]:
-    chunks = _chunks(unique(samples, "sample"), size)
+    """Chunks hold whole groups, since some verifiers judge the answers to one prompt together."""
+    listed = unique(samples, "sample")
+    chunks = whole_groups(listed, size)
     struct = None
     if options is not None:
         struct = Struct()
         struct.update(options)
-    return Batch(
-        [VerifyRequest(verifier=verifier, samples=chunk, options=struct) for chunk in chunks],
-        _flat(
-            chunks,
-            lambda chunk, reply: _checked(chunk, [Verdict.from_proto(o) for o in reply.outcomes], _sample_id),
-            lambda item, absence: Verdict.from_proto(VerdictOutcome(sample_id=item.id, absence=absence.to_proto())),
-        ),
+    in_chunks: Callable[[Sequence[VerifyResponse | Absence]], list[Verdict]] = flat(
+        chunks,
+        lambda chunk, reply: checked(chunk, [Verdict.from_proto(o) for o in reply.outcomes], sample_id_of),
+        lambda item, absence: Verdict.from_proto(VerdictOutcome(sample_id=item.id, absence=absence.to_proto())),
     )
 
+    def read(replies: Sequence[VerifyResponse | Absence]) -> list[Verdict]:
+        by_id = {verdict.sample_id: verdict for verdict in in_chunks(replies)}
+        return [by_id[item.id] for item in listed]
 
-def compare_request(
-    model: Model, template: str, both_orders: bool, votes: int, temperature: float, seed: int, want_rationale: bool
-) -> CompareRequest:
-    return CompareRequest(
-        model=model_ref(model),
-        template=template,
-        orders=CompareOrders.COMPARE_ORDERS_BOTH if both_orders else CompareOrders.COMPARE_ORDERS_AS_GIVEN,
-        votes=votes,
-        temperature=temperature,
-        seed=seed,
-        want_rationale=want_rationale,
-    )
-
-
-def compare(pairs: Iterable[Pair], size: int, like: CompareRequest) -> Batch[CompareRequest, CompareResponse, list[Preference]]:
-    chunks = _chunks(unique(pairs, "pair"), size)
-    return Batch(
-        [_extended(like, CompareRequest(pairs=chunk)) for chunk in chunks],
-        _flat(
-            chunks,
-            lambda chunk, reply: _checked(chunk, [Preference.from_proto(o) for o in reply.outcomes], lambda found: found.pair_id),
-            lambda item, absence: Preference.from_proto(PreferenceOutcome(pair_id=item.id, absence=absence.to_proto())),
-        ),
-    )
-
-
-def grade_request(model: Model, rubric: str, votes: int, temperature: float, seed: int, want_rationale: bool) -> GradeRequest:
-    return GradeRequest(
-        model=model_ref(model), rubric=rubric, votes=votes, temperature=temperature, seed=seed, want_rationale=want_rationale
-    )
-
-
-def grade(samples: Iterable[Sample], size: int, like: GradeRequest) -> Batch[GradeRequest, GradeResponse, list[Grades]]:
-    chunks = _chunks(unique(samples, "sample"), size)
-    return Batch(
-        [_extended(like, GradeRequest(samples=chunk)) for chunk in chunks],
-        _flat(
-            chunks,
-            lambda chunk, reply: _checked(chunk, [Grades.from_proto(o) for o in reply.outcomes], _sample_id),
-            lambda item, absence: Grades.from_proto(GradesOutcome(sample_id=item.id, absence=absence.to_proto())),
-        ),
-    )
-
-
-def rank_request(model: Model, template: str, method: str, repeats: int) -> RankRequest:
-    if method not in ("ALL_PAIRS", "SPARSE", "LISTWISE"):
-        raise ValueError(f"unknown ranking method {method!r}: one of ALL_PAIRS, SPARSE, LISTWISE")
-    return RankRequest(model=model_ref(model), template=template, method=RankMethod.Value(f"RANK_METHOD_{method}"), repeats=repeats)
-
-
-def rank(groups: Iterable[RankGroup], size: int, like: RankRequest) -> Batch[RankRequest, RankResponse, list[Ranking]]:
-    chunks = _chunks(unique(groups, "group"), size)
-    return Batch(
-        [_extended(like, RankRequest(groups=chunk)) for chunk in chunks],
-        _flat(
-            chunks,
-            lambda chunk, reply: _checked(chunk, [Ranking.from_proto(o) for o in reply.outcomes], lambda found: found.group_id),
-            lambda item, absence: Ranking.from_proto(RankingOutcome(group_id=item.id, absence=absence.to_proto())),
-        ),
-    )
+    return Batch([VerifyRequest(verifier=verifier, samples=chunk, options=struct) for chunk in chunks], read)
 
 
 def score_suffixes_request(suffixes: Iterable[Iterable[int]], policy: Model, normalise: str, temperature: float) -> ScoreSuffixesRequest:
@@ -207,18 +133,18 @@ def score_suffixes_request(suffixes: Iterable[Iterable[int]], policy: Model, nor
 def score_suffixes(
     prefixes: Iterable[TokenPrefix], size: int, like: ScoreSuffixesRequest
 ) -> Batch[ScoreSuffixesRequest, ScoreSuffixesResponse, list[SuffixScores]]:
-    chunks = _chunks(unique(prefixes, "prefix"), size)
+    chunks = chunks_of(unique(prefixes, "prefix"), size)
 
     def present(chunk: list[TokenPrefix], reply: ScoreSuffixesResponse) -> list[SuffixScores]:
-        found = _checked(chunk, [SuffixScores.from_proto(o) for o in reply.outcomes], lambda scores: scores.prefix_id)
+        found = checked(chunk, [SuffixScores.from_proto(o) for o in reply.outcomes], lambda scores: scores.prefix_id)
         for scores in found:
             if scores.values is not None and len(scores.values) != len(like.suffixes):
                 raise broken_promise(f"{len(scores.values)} values for {len(like.suffixes)} suffixes on {scores.prefix_id!r}")
         return found
 
     return Batch(
-        [_extended(like, ScoreSuffixesRequest(prefixes=chunk)) for chunk in chunks],
-        _flat(
+        [extended_by(like, ScoreSuffixesRequest(prefixes=chunk)) for chunk in chunks],
+        flat(
             chunks,
             present,
             lambda item, absence: SuffixScores.from_proto(SuffixScoresOutcome(prefix_id=item.id, absence=absence.to_proto())),
@@ -235,7 +161,7 @@ def score_tokens(
     sequences: Iterable[TokenSequence], size: int, like: ScoreTokensRequest
 ) -> Batch[ScoreTokensRequest, ScoreTokensResponse, list[TokenScores]]:
     """Sequence-major: as many results a sequence as policies are asked for (one when none is named)."""
-    chunks = _chunks(unique(sequences, "sequence"), size)
+    chunks = chunks_of(unique(sequences, "sequence"), size)
     policies = list(like.policies) or [ModelRef()]
 
     def read(replies: Sequence[ScoreTokensResponse | Absence]) -> list[TokenScores]:
@@ -245,28 +171,20 @@ def score_tokens(
                 found += [absent(item, policy, reply) for item in chunk for policy in policies]
             else:
                 expected = [item for item in chunk for _ in policies]
-                found += _checked(expected, [_scores(outcome) for outcome in reply.outcomes], lambda scores: scores.sequence_id)
+                found += checked(expected, [_scores(outcome) for outcome in reply.outcomes], lambda scores: scores.sequence_id)
         return found
 
     def absent(item: TokenSequence, policy: ModelRef, absence: Absence) -> TokenScores:
         outcome = TokenLogProbsOutcome(sequence_id=item.id, absence=absence.to_proto(), provenance=Provenance(model=policy))
         return TokenScores.from_proto(outcome)
 
-    return Batch([_extended(like, ScoreTokensRequest(sequences=chunk)) for chunk in chunks], read)
+    return Batch([extended_by(like, ScoreTokensRequest(sequences=chunk)) for chunk in chunks], read)
 
 
 def evaluate(samples: Iterable[Sample], size: int, options: EvaluateOptions) -> Batch[EvaluateRequest, EvaluateResponse, Evaluations]:
     """Chunks hold whole groups: answers to one prompt are judged against each other, so a group is never split (it may exceed the size)."""
     listed = unique(samples, "sample")
-    groups: dict[str, list[Sample]] = {}
-    for item in listed:
-        groups.setdefault(f"group:{item.group_id}" if item.group_id else f"sample:{item.id}", []).append(item)
-    chunks: list[list[Sample]] = []
-    for group in groups.values():
-        if chunks and len(chunks[-1]) + len(group) <= size:
-            chunks[-1] += group
-        else:
-            chunks.append(list(group))
+    chunks = whole_groups(listed, size)
 
     def read(replies: Sequence[EvaluateResponse | Absence]) -> Evaluations:
         parts = [
@@ -292,7 +210,7 @@ def select_best(samples: Iterable[Sample], options: EvaluateOptions) -> Batch[Se
         if isinstance(reply, Absence):
             return Selection(None, absent_evaluations(listed, reply).evaluations)
         selection = Selection.from_proto(reply)
-        _checked(listed, list(selection.evaluations), _sample_id)
+        checked(listed, list(selection.evaluations), sample_id_of)
         return selection
 
     return Batch([SelectBestRequest(options=options, samples=listed)], read)
@@ -325,11 +243,25 @@ def broken_promise(what: str) -> CallFailed:
     return CallFailed(grpc.StatusCode.INTERNAL, what)
 
 
-def _chunks(items: list[Item], size: int) -> list[list[Item]]:
+def chunks_of(items: list[Item], size: int) -> list[list[Item]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _flat(
+def whole_groups(samples: list[Sample], size: int) -> list[list[Sample]]:
+    """Chunks of at most `size` samples that split no group; a larger group is a chunk of its own."""
+    groups: dict[str, list[Sample]] = {}
+    for item in samples:
+        groups.setdefault(f"group:{item.group_id}" if item.group_id else f"sample:{item.id}", []).append(item)
+    chunks: list[list[Sample]] = []
+    for group in groups.values():
+        if chunks and len(chunks[-1]) + len(group) <= size:
+            chunks[-1] += group
+        else:
+            chunks.append(list(group))
+    return chunks
+
+
+def flat(
     chunks: list[list[Item]], present: Callable[[list[Item], A], list[R]], absent: Callable[[Item, Absence], R]
 ) -> Callable[[Sequence[A | Absence]], list[R]]:
     def read(replies: Sequence[A | Absence]) -> list[R]:
@@ -341,7 +273,7 @@ def _flat(
     return read
 
 
-def _checked(items: Sequence[Item], results: list[R], id_of: Callable[[R], str]) -> list[R]:
+def checked(items: Sequence[Item], results: list[R], id_of: Callable[[R], str]) -> list[R]:
     if len(results) != len(items):
         raise broken_promise(f"{len(results)} outcomes for {len(items)} items")
     for item, result in zip(items, results, strict=True):
@@ -355,7 +287,7 @@ class _HasSampleId(Protocol):
     def sample_id(self) -> str: ...
 
 
-def _sample_id(result: _HasSampleId) -> str:
+def sample_id_of(result: _HasSampleId) -> str:
     return result.sample_id
 
 
@@ -365,14 +297,14 @@ def _scores(outcome: TokenLogProbsOutcome) -> TokenScores:
 
 def _read_evaluations(chunk: list[Sample], reply: EvaluateResponse) -> Evaluations:
     evaluations = Evaluations.from_proto(reply)
-    _checked(chunk, list(evaluations.evaluations), _sample_id)
+    checked(chunk, list(evaluations.evaluations), sample_id_of)
     return evaluations
 
 
-M = TypeVar("M", CompareRequest, GradeRequest, RankRequest, ScoreSuffixesRequest, ScoreTokensRequest)
+M = TypeVar("M", CompareRequest, CritiqueRequest, GradeRequest, RankRequest, ScoreSuffixesRequest, ScoreTokensRequest)
 
 
-def _extended(like: M, more: M) -> M:
+def extended_by(like: M, more: M) -> M:
     extended = type(like)()
     extended.CopyFrom(like)
     extended.MergeFrom(more)

@@ -145,7 +145,7 @@ class Grades:
 
 @dataclass(frozen=True)
 class Ranking:
-    """A judge's ranking of a group: `order` holds indices of its answers, best first, `scores` one mean win probability an answer."""
+    """A judge's ranking of a group: `order` holds indices of its answers, best first, `scores` one value an answer as it was aggregated."""
 
     group_id: str
     order: tuple[int, ...] | None
@@ -158,6 +158,24 @@ class Ranking:
         absence = _absence(message, "ranking")
         order = None if absence else tuple(message.ranking.order)
         return cls(message.group_id, order, absence, tuple(message.ranking.scores), message)
+
+
+@dataclass(frozen=True)
+class Critique:
+    """What a judge says of an answer: `text`, spans of it in `message.critique`, and what it would make of it in `revision` (if asked)."""
+
+    sample_id: str
+    text: str | None
+    absence: Absence | None
+    revision: str | None
+    message: judge_service_pb2.CritiqueOutcome
+
+    @classmethod
+    def from_proto(cls, message: judge_service_pb2.CritiqueOutcome) -> "Critique":
+        absence = _absence(message, "critique")
+        critique = message.critique
+        revision = critique.revised_completion.text if critique.HasField("revised_completion") else None
+        return cls(message.sample_id, None if absence else critique.text, absence, revision, message)
 
 
 @dataclass(frozen=True)
@@ -299,6 +317,7 @@ _OneofOutcome = (
     | judge_service_pb2.PreferenceOutcome
     | judge_service_pb2.GradesOutcome
     | judge_service_pb2.RankingOutcome
+    | judge_service_pb2.CritiqueOutcome
     | log_prob_service_pb2.TokenLogProbsOutcome
     | log_prob_service_pb2.SuffixScoresOutcome
     | generation_service_pb2.GenerateResponse

@@ -1,4 +1,4 @@
-"""From items to the questions that the model reads, and back from their answers to label probabilities.
+"""From items to what the model is asked: the values of each text, and the scale of its answer.
 
 One question is one text (a pair in one order, an answer with one criterion). Several questions make an item; it has an answer only when
 each of them has one.
@@ -6,30 +6,22 @@ each of them has one.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
-from rewardmesh.engine.cached import model_keys
-from rewardmesh.engine.interface import ServedModel
-from rewardmesh.engine.text import fit, prompt_ids
-from rewardmesh.judge.labels import Labels
-from rewardmesh.judge.template import Criterion, JudgeTemplate, Value, dialogue
-from rewardmesh.judge.verdicts import label_probabilities
-from rewardmesh.serving.batching import Done, Work
-from rewardmesh.serving.validation import sample_problem
+from rewardmesh.judge.constitutions import Constitutions
+from rewardmesh.judge.rendering import Value, dialogue
+from rewardmesh.judge.template import Criterion, JudgeTemplate, Scale
+from rewardmesh.serving.validation import absence, sample_problem
 from rewardmesh.v1 import common_pb2 as pb
-
-Payload = tuple[list[int], tuple[int, ...]]
-"""Token ids of a question, and the tokens of its labels."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One text, tokenised."""
+    """The values of one text, and the labels of its answer."""
 
-    ids: list[int]
+    values: dict[str, Value]
+    scale: Scale
 
 
 @dataclass(frozen=True)
@@ -40,138 +32,92 @@ class Item:
         questions: empty when there is a problem.
         group: items of one prompt are computed together.
         problem: why it is not put to the model.
+        prompts: fingerprints of constitutions that it names, beside the template's.
+        turn: counts repetitions: the same questions in another turn have votes of their own.
     """
 
     questions: tuple[Question, ...]
-    group: Hashable
+    group: Hashable = ""
     problem: pb.Absence | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came of an item: label probabilities of each question, or an absence, what it cost, and whether nothing was computed for it."""
-
-    probabilities: tuple[tuple[float, ...], ...]
-    absence: pb.Absence | None
-    queue_seconds: float
-    compute_seconds: float
-    tokens_read: int
-    tokens_computed: int
-    cached: bool
+    prompts: tuple[str, ...] = ()
+    turn: int = 0
 
 
 class Writer:
-    """Writes the questions of one call: one template, one version of the model. Slow: tokenises."""
+    """Writes the questions of one call with one template; `clean` breaks up the model's control tokens."""
 
-    def __init__(self, model: ServedModel, template: JudgeTemplate, labels: Labels) -> None:
-        self._model = model
+    def __init__(self, template: JudgeTemplate, clean: Callable[[str], str], constitutions: Constitutions) -> None:
         self._template = template
-        self._labels = labels
+        self._clean = clean
+        self._constitutions = constitutions
 
     def pair(
         self, prompt: Sequence[pb.Message], a: str, b: str, references: Sequence[str], context: pb.Context, *, both_orders: bool
     ) -> Item:
         """A pair in one or both orders."""
-        for field, text in (("a", a), ("b", b)):
-            if problem := _problem(prompt, text, field):
-                return Item((), "", problem)
-        shared = self._shared(prompt, references, context, _criteria(context))
+        texts = {"a": a, "b": b}
         orders = ((a, b), (b, a)) if both_orders else ((a, b),)
-        texts = [shared | {"a": self._clean(first), "b": self._clean(second)} for first, second in orders]
-        return self._item(texts, cast(str, shared["prompt"]))
+        varying: list[dict[str, Value]] = [{"a": self._clean(first), "b": self._clean(second)} for first, second in orders]
+        return self._item(prompt, texts, references, context, _criteria(context), [(each, self._template.scale) for each in varying])
 
     def sample(self, sample: pb.Sample, criteria: Sequence[Criterion]) -> Item:
         """An answer with each criterion; `criteria` not empty."""
-        if problem := _problem(sample.prompt, sample.completion.text, "completion.text"):
-            return Item((), "", problem)
-        shared = self._shared(sample.prompt, sample.references, sample.context, criteria)
-        shared["completion"] = self._clean(sample.completion.text)
-        texts = [shared | {"criterion": self._criterion(criterion)} for criterion in criteria]
-        return self._item(texts, cast(str, shared["prompt"]))
+        completion: dict[str, Value] = {"completion": self._clean(sample.completion.text)}
+        varying = [(completion | {"criterion": self._criterion(each)}, each.scale or self._template.scale) for each in criteria]
+        return self._item(sample.prompt, {"completion.text": sample.completion.text}, sample.references, sample.context, criteria, varying)
 
-    def _shared(
-        self, prompt: Sequence[pb.Message], references: Iterable[str], context: pb.Context, criteria: Sequence[Criterion]
-    ) -> dict[str, Value]:
-        return {
+    def listed(
+        self, prompt: Sequence[pb.Message], texts: Sequence[str], references: Sequence[str], context: pb.Context, order: Sequence[int]
+    ) -> Item:
+        """Answers in one prompt, in an order; at most as many as the template has labels."""
+        scale = Scale(self._template.labels[: len(texts)])
+        answers: dict[str, Value] = {
+            "answers": [{"label": label, "text": self._clean(texts[i])} for label, i in zip(scale.words, order, strict=True)]
+        }
+        named = {f"completions[{index}].text": text for index, text in enumerate(texts)}
+        return self._item(prompt, named, references, context, _criteria(context), [(answers, scale)])
+
+    def critique(self, sample: pb.Sample, max_points: int) -> Item:
+        """An answer to criticise."""
+        values: dict[str, Value] = {"completion": self._clean(sample.completion.text), "max_points": max_points}
+        texts = {"completion.text": sample.completion.text}
+        return self._item(
+            sample.prompt, texts, sample.references, sample.context, _criteria(sample.context), [(values, self._template.scale)]
+        )
+
+    def _item(
+        self,
+        prompt: Sequence[pb.Message],
+        texts: dict[str, str],
+        references: Sequence[str],
+        context: pb.Context,
+        criteria: Sequence[Criterion],
+        varying: Iterable[tuple[dict[str, Value], Scale]],
+    ) -> Item:
+        for field, text in texts.items():
+            if problem := _problem(prompt, text, field):
+                return Item((), problem=problem)
+        given = {"references": references, "notes": context.notes}
+        if self._template.needs and not any(given[name] for name in self._template.needs):
+            why = f"template {self._template.name!r} needs {' or '.join(self._template.needs)}, the item has none"
+            return Item((), problem=absence(pb.ABSENCE_REASON_NOT_APPLICABLE, why))
+        resolved = self._constitutions.resolve(context.principles)
+        if isinstance(resolved, pb.Absence):
+            return Item((), problem=resolved)
+        principles, prompts = resolved
+        # Where the principles are what is graded by, each is asked about by itself.
+        shown = () if self._template.per_principle else (*self._template.principles, *principles)
+        shared: dict[str, Value] = {
             "prompt": self._clean(dialogue(prompt)),
             "references": list(map(self._clean, references)),
-            "principles": list(map(self._clean, context.principles)),
+            "principles": [self._clean(principle.text) for principle in shown],
             "notes": list(map(self._clean, context.notes)),
             "criteria": list(map(self._criterion, criteria)),
         }
+        return Item(tuple(Question(shared | values, scale) for values, scale in varying), shared["prompt"], prompts=prompts)
 
     def _criterion(self, criterion: Criterion) -> dict[str, object]:
-        return {"id": self._clean(criterion.id), "text": self._clean(criterion.text), "weight": criterion.weight}
-
-    def _clean(self, text: str) -> str:
-        return self._labels.defuse(self._model, text)
-
-    def _item(self, texts: Iterable[Mapping[str, Value]], group: str) -> Item:
-        questions = []
-        for values in texts:
-            text = self._template.render(values)
-            if isinstance(text, pb.Absence):
-                return Item((), group, text)
-            ids = prompt_ids(self._model.tokenizer, [pb.Message(role=pb.ROLE_USER, content=text)])
-            # Never cut: half an answer gets another verdict.
-            fitted = fit(ids, self._model.max_tokens, "refuse")
-            if isinstance(fitted, pb.Absence):
-                return Item((), group, fitted)
-            questions.append(Question(fitted[0]))
-        return Item(tuple(questions), group)
-
-
-def works(service: str, model: ServedModel, label_ids: tuple[int, ...], items: Sequence[Item]) -> list[Work[Payload]]:
-    """One work item a question, in order. A label's probability is computed, not sampled: its key has no sample index."""
-    by_group: dict[Hashable, list[list[int]]] = {}
-    for item in items:
-        by_group.setdefault(item.group, []).extend(question.ids for question in item.questions)
-    shared = {group: model.shareable(_shared_tokens(members)) for group, members in by_group.items()}
-    keys = model_keys(service, model, "label_log_probs", labels=label_ids)
-    return [
-        Work(
-            (question.ids, label_ids),
-            lane=model,
-            group=item.group,
-            tokens=len(question.ids),
-            shared_tokens=shared[item.group],
-            key=keys.key(question.ids),
-        )
-        for item in items
-        for question in item.questions
-    ]
-
-
-def read_labels(lane: Hashable, payloads: Sequence[Payload]) -> list[tuple[list[float], int]]:
-    """Log-probabilities (nats) of each question's labels, and the tokens computed for it; runs on the engine's thread."""
-    return cast(ServedModel, lane).label_log_probs(payloads)
-
-
-def answers(items: Sequence[Item], done: Sequence[Done[list[float]]], min_label_mass: float) -> list[Answer]:
-    """Gather what came of the questions into one answer an item."""
-    rest = iter(done)
-    return [_answer(item, [next(rest) for _ in item.questions], min_label_mass) for item in items]
-
-
-def _answer(item: Item, done: Sequence[Done[list[float]]], min_label_mass: float) -> Answer:
-    lost = item.problem
-    probabilities: list[tuple[float, ...]] = []
-    for each in done:
-        read = each.absence if each.result is None else label_probabilities(each.result, min_label_mass)
-        if isinstance(read, tuple):
-            probabilities.append(read)
-        else:
-            lost = lost or read
-    return Answer(
-        probabilities=() if lost else tuple(probabilities),
-        absence=lost,
-        # The questions of an item wait and run side by side, mostly in one batch.
-        queue_seconds=max((each.queue_seconds for each in done), default=0.0),
-        compute_seconds=max((each.compute_seconds for each in done), default=0.0),
-        tokens_read=sum(len(question.ids) for question in item.questions),
-        tokens_computed=sum(each.tokens_computed for each in done),
-        cached=bool(done) and all(each.cached for each in done),
-    )
+        return criterion.values() | {"id": self._clean(criterion.id), "text": self._clean(criterion.text)}
 
 
 def _problem(prompt: Sequence[pb.Message], text: str, field: str) -> pb.Absence | None:
@@ -183,13 +129,3 @@ def _problem(prompt: Sequence[pb.Message], text: str, field: str) -> pb.Absence 
 
 def _criteria(context: pb.Context) -> list[Criterion]:
     return [Criterion(c.id, c.text, c.weight or 1.0) for c in context.criteria]
-
-
-def _shared_tokens(members: Sequence[list[int]]) -> int:
-    """Length of the prefix that all share."""
-    if len(members) < 2:
-        return 0
-    # What the least and the greatest share, all share.
-    pairs = zip(min(members), max(members), strict=False)
-    common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-    return common

@@ -1,4 +1,4 @@
-"""Judge templates: one YAML file each, found by name, with the text the model reads and the labels it answers with.
+"""Judge templates: one YAML file each, found by name, with the texts the model reads and the labels it answers with.
 
     name: compare-short                     # what callers ask for
     labels: {a: A, b: B, tie: C}            # what the model answers; tie is optional
@@ -8,49 +8,82 @@
       Second answer: {{ b }}
       Which is better? Reply with A, B, or C for a tie.
 
-A grade template (`kind: grade`) puts one {{ criterion.text }} at a time to the model, or, when its text mentions no criterion, asks
-once for the whole {{ completion }}. Its labels are {"yes": ..., "no": ...} or a list of numbers (["1", "2", "3"]) with optional `min`
-and `max`. It may bring `criteria` (id, text, weight) of its own.
-
-Values are put in once, in a sandbox: an answer that holds template syntax stays text, and control tokens of the model's chat format
-inside a value are broken up, so that an answer cannot end its own turn.
+`hops` are texts that the model answers in words before it gives its verdict: reasons, a debate, consequences. What it writes is a variable
+of the hops behind and of the text. See docs/judge-templates.md for all fields, `document` for their checks, `rendering` for how values
+are kept from being read as instructions.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, UndefinedError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
+from rewardmesh.engine.writing import ChoiceGrammar, Grammar, JsonGrammar
+from rewardmesh.judge.document import CriterionDocument, HopDocument, TemplateDocument, canonical, merged
+from rewardmesh.judge.rendering import MARKING_NOTES, REQUIRED, TRIAL, VARIABLES, Kind, Marking, Text, TextError, Value, fences
 from rewardmesh.serving import ConfigError
-from rewardmesh.serving.config import describe_errors, read_yaml
-from rewardmesh.serving.validation import absence
+from rewardmesh.serving.config import describe_errors
 from rewardmesh.v1 import common_pb2 as pb
 
-Kind = Literal["compare", "grade"]
-Value = str | Sequence[str] | Mapping[str, object] | Sequence[Mapping[str, object]]
 
-_SHARED = frozenset({"prompt", "references", "principles", "notes", "criteria"})
-VARIABLES: Mapping[Kind, frozenset[str]] = {"compare": _SHARED | {"a", "b"}, "grade": _SHARED | {"completion", "criterion"}}
-"""What a text may mention. prompt, a, b, completion: str; references, principles, notes: lists of str; a criterion has id, text, weight."""
-_REQUIRED: Mapping[Kind, frozenset[str]] = {"compare": frozenset({"a", "b"}), "grade": frozenset({"completion"})}
+@dataclass(frozen=True)
+class Scale:
+    """The labels of a verdict.
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    Attributes:
+        words: what the model answers. compare: a, b and perhaps tie; rank: one an answer; yes/no: yes, no; else by ascending value.
+        values: the score of each word (yes 1, no 0); empty for compare and rank.
+        low, high: bounds of the score.
+        yes_no: whether the words are yes and no.
+    """
+
+    words: tuple[str, ...]
+    values: tuple[float, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    yes_no: bool = False
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """One thing to grade by; weight > 0."""
+    """One thing to grade by.
+
+    Attributes:
+        weight: > 0.
+        levels: what a label of the scale means for this criterion.
+        scale: its own labels; None for the template's.
+    """
 
     id: str
     text: str
     weight: float = 1.0
+    levels: tuple[tuple[str, str], ...] = ()
+    scale: Scale | None = None
+
+    def values(self) -> dict[str, object]:
+        """As a text mentions it."""
+        levels = [{"label": label, "text": text} for label, text in self.levels]
+        return {"id": self.id, "text": self.text, "weight": self.weight, "levels": levels}
+
+
+@dataclass(frozen=True)
+class Hop:
+    """A text that the model answers in words.
+
+    Attributes:
+        name: of the variable that holds what it wrote.
+        temperature: of sampling; None: 0, or that of the votes.
+    """
+
+    name: str
+    text: Text
+    max_tokens: int
+    temperature: float | None
+    grammar: Grammar | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,184 +92,135 @@ class JudgeTemplate:
 
     Attributes:
         name: what callers ask for.
-        kind: for Compare and Rank, or for Grade.
         source: file it came from, for messages.
-        labels: the words the model answers with. compare: a, b and perhaps tie; grade: yes, no, or ascending scores.
-        values: for grade the score of each label (yes 1, no 0); empty for compare.
-        low, high: for grade the bounds of the score.
-        yes_no: whether the labels are yes and no.
+        scale: labels of the verdict; no words for a critique.
         criteria: of a rubric; may be empty.
         per_criterion: whether a grade is asked for each criterion; else once for the whole answer.
+        per_principle: whether the principles are what is graded by.
+        constitution: name of the principles that go with it, "" for none.
+        principles: those of its constitution.
+        needs: variables of which an item must have one; others are NOT_APPLICABLE.
+        hops: answered in words before the verdict, in order.
+        written: whether the verdict is written and read from the text, not from label probabilities.
+        strength: whether a written verdict states how strong the preference is.
+        max_tokens: most tokens of a critique or of a written verdict.
+        revision: what a critique's second text asks for; None when it has none.
+        lines: whether a critique is written in lines, not as JSON.
+        marking: see `rendering`; what is quoted from a text may hold its marks.
         fingerprint: hash (hex) of all that verdicts depend on.
     """
 
     name: str
     kind: Kind
     source: str
-    labels: tuple[str, ...]
-    values: tuple[float, ...]
-    low: float
-    high: float
-    yes_no: bool
+    scale: Scale
     criteria: tuple[Criterion, ...]
     per_criterion: bool
+    per_principle: bool
+    constitution: str
+    principles: tuple[Criterion, ...]
+    needs: tuple[str, ...]
+    hops: tuple[Hop, ...]
+    written: bool
+    strength: bool
+    max_tokens: int
+    revision: Text | None
+    lines: bool
+    marking: Marking
     fingerprint: str
-    compiled: Template
+    text: Text
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The words that the model answers with."""
+        return self.scale.words
 
     def render(self, values: Mapping[str, Value]) -> str | pb.Absence:
-        """The text for one item; NOT_APPLICABLE when it lacks what the template asks for, such as a reference."""
-        try:
-            return self.compiled.render(values)
-        except UndefinedError as error:
-            return absence(pb.ABSENCE_REASON_NOT_APPLICABLE, f"template {self.name!r} needs what the item does not have: {error}")
-        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
-            return absence(pb.ABSENCE_REASON_INVALID_INPUT, f"template {self.name!r} cannot be rendered: {error}")
+        """The text for one item, with what its hops wrote among the values; see `Text.render`."""
+        return self.text.render(values)
 
 
-def judged_fingerprint(model: str, template: str) -> str:
-    """Fingerprint (hex, 16 characters) of a model that reads a template."""
-    return hashlib.sha256(f"{model}\0{template}".encode()).hexdigest()[:16]
+def judged_fingerprint(model: str, *prompts: str) -> str:
+    """Fingerprint (hex, 16 characters) of a model that reads a template, and whatever else belongs to what it reads."""
+    return hashlib.sha256("\0".join([model, *prompts]).encode()).hexdigest()[:16]
 
 
 def read_template(file: Path) -> JudgeTemplate:
-    """Read and check one template file.
+    """Read and check one template file; `extends` names another in the same directory, or a built-in one.
 
     Raises:
         ConfigError: what is wrong, with file and field.
     """
-    document = read_yaml(file)
+    document = merged(file)
     try:
-        parsed = _Document.model_validate(document)
+        parsed = TemplateDocument.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(describe_errors(error, str(file))) from error
-    try:
-        tree = _ENVIRONMENT.parse(parsed.text)
-        compiled = _ENVIRONMENT.from_string(parsed.text)
-    except TemplateSyntaxError as error:
-        raise ConfigError(f"{file}: text: line {error.lineno}: {error.message}") from error
-    used = meta.find_undeclared_variables(tree)
-    known = VARIABLES[parsed.kind]
-    if unknown := sorted(used - known):
-        raise ConfigError(f"{file}: text: unknown variable {unknown[0]!r}; a {parsed.kind} template knows {', '.join(sorted(known))}")
-    if missing := sorted(_REQUIRED[parsed.kind] - used):
-        raise ConfigError(f"{file}: text: does not show {{{{ {missing[0]} }}}}, so the model could not judge it")
-    template = parsed.build(str(file), compiled, "criterion" in used)
-    if isinstance(trial := template.render(_TRIAL), pb.Absence):
-        raise ConfigError(f"{file}: text: {trial.detail}")
-    return template
+        raise ConfigError(describe_errors(error, str(file), TemplateDocument)) from error
+    return _build(parsed, str(file))
 
 
-def dialogue(prompt: Sequence[pb.Message]) -> str:
-    """A dialogue as text: the content alone of a single message, else `role: content` paragraphs."""
-    if len(prompt) == 1:
-        return prompt[0].content
-    return "\n\n".join(f"{m.name or pb.Role.Name(m.role).removeprefix('ROLE_').lower()}: {m.content}" for m in prompt)
+def _build(document: TemplateDocument, source: str) -> JudgeTemplate:
+    kind = document.kind
+    sources = [part for part in (document.head, document.text, document.revision, *(hop.text for hop in document.hops)) if part]
+    fenced = fences(sources)
 
-
-_CRITERION = {"id": "trial", "text": "trial", "weight": 1.0}
-_TRIAL: Mapping[str, Value] = {
-    **{name: "trial" for name in ("prompt", "a", "b", "completion")},
-    **{name: ["trial"] for name in ("references", "principles", "notes")},
-    "criteria": [_CRITERION],
-    "criterion": _CRITERION,
-}
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _CriterionDocument(_Strict):
-    id: str = Field(min_length=1)
-    text: str = Field(min_length=1)
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
-
-
-class _Document(_Strict):
-    name: str = Field(min_length=1)
-    kind: Kind = "compare"
-    text: str = Field(min_length=1)
-    labels: dict[str, str] | list[str]
-    min: float | None = Field(None, allow_inf_nan=False)
-    max: float | None = Field(None, allow_inf_nan=False)
-    criteria: list[_CriterionDocument] = Field(default_factory=list)
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _undo_yaml(cls, labels: Any) -> Any:
-        """YAML reads a bare yes as a boolean and 1 as a number."""
-        if isinstance(labels, dict):
-            names = {True: "yes", False: "no"}
-            labels = {names[key] if isinstance(key, bool) else key: value for key, value in labels.items()}
-        for value in labels.values() if isinstance(labels, dict) else labels if isinstance(labels, list) else ():
-            if isinstance(value, bool):
-                raise ValueError('YAML reads a bare Yes or No as a boolean: put labels in quotes, "Yes"')
-        if isinstance(labels, list):
-            return [str(value) if isinstance(value, int) else value for value in labels]
-        return labels
-
-    @model_validator(mode="after")
-    def _check(self) -> _Document:
-        words = self.words
-        if any(not word.strip() for word in words) or len(set(words)) != len(words):
-            raise ValueError(f"labels: must be different words, are {', '.join(map(repr, words))}")
-        if self.kind == "compare":
-            if not isinstance(self.labels, dict) or not {"a", "b"} <= set(self.labels) <= {"a", "b", "tie"}:
-                raise ValueError("labels: of a compare template are {a: ..., b: ...}, with tie: ... if it knows one")
-            if self.criteria or self.min is not None or self.max is not None:
-                raise ValueError("criteria, min and max: are for kind: grade")
-        elif isinstance(self.labels, dict):
-            if set(self.labels) != {"yes", "no"}:
-                raise ValueError('labels: of a grade template are {"yes": ..., "no": ...} or a list of numbers')
-            if self.min is not None or self.max is not None:
-                raise ValueError("min and max: of yes/no labels are 0 and 1")
-        else:
-            self._check_scores(self.labels)
-        ids = [criterion.id for criterion in self.criteria]
-        if len(set(ids)) != len(ids):
-            raise ValueError("criteria: ids must be unique")
-        return self
-
-    def _check_scores(self, labels: Sequence[str]) -> None:
+    def text(field: str, own: str, hops: frozenset[str]) -> Text:
         try:
-            values = [float(label) for label in labels]
-        except ValueError as error:
-            raise ValueError(f"labels: as a list are the scores as numbers ({error})") from None
-        low, high = self._bounds(values)
-        if len(values) < 2 or values != sorted(values) or not low <= values[0] or not values[-1] <= high:
-            raise ValueError(f"labels: must be at least two ascending numbers in [{low:g}, {high:g}]")
+            made = Text((document.head, own), VARIABLES[kind], fenced, document.marking, hops, document.name)
+        except TextError as error:
+            raise ConfigError(f"{source}: {field}: {error}") from error
+        trial: dict[str, Value] = {**TRIAL, **dict.fromkeys(hops, "trial")}
+        if isinstance(rendered := made.render(trial), pb.Absence):
+            raise ConfigError(f"{source}: {field}: {rendered.detail}")
+        return made
 
-    @property
-    def words(self) -> tuple[str, ...]:
-        if isinstance(self.labels, list):
-            return tuple(self.labels)
-        return tuple(self.labels[key] for key in ("a", "b", "tie", "yes", "no") if key in self.labels)
-
-    def _bounds(self, values: Sequence[float]) -> tuple[float, float]:
-        return (
-            (self.min if self.min is not None else min(values, default=0.0)),
-            (self.max if self.max is not None else max(values, default=0.0)),
-        )
-
-    def build(self, source: str, compiled: Template, per_criterion: bool) -> JudgeTemplate:
-        yes_no = self.kind == "grade" and isinstance(self.labels, dict)
-        values = (1.0, 0.0) if yes_no else tuple(map(float, self.words)) if self.kind == "grade" else ()
-        low, high = self._bounds(values)
-        criteria = tuple(Criterion(c.id, c.text, c.weight) for c in self.criteria)
+    hops: list[Hop] = []
+    earlier: frozenset[str] = frozenset()
+    for index, hop in enumerate(document.hops):
+        made = text(f"hops[{index}].text", hop.text, earlier)
+        hops.append(Hop(hop.name, made, hop.max_tokens, hop.temperature, _grammar(hop)))
+        earlier |= {hop.name}
+    final = text("text", document.text, earlier)
+    used = final.used.union(*(hop.text.used for hop in hops))
+    if missing := sorted(REQUIRED[kind] - used):
+        raise ConfigError(f"{source}: text: does not show {{{{ {missing[0]} }}}}, so the model could not judge it")
+    if unread := sorted(earlier - used):
+        raise ConfigError(f"{source}: hops: nothing reads what {unread[0]!r} writes; mention {{{{ {unread[0]} }}}} in a later text")
+    content = canonical(document) + MARKING_NOTES[document.marking]
+    return JudgeTemplate(
+        name=document.name,
+        kind=kind,
+        source=source,
+        scale=_scale(document),
+        criteria=tuple(
+            Criterion(c.id, c.text, c.weight, tuple(c.levels.items()), _scale(c) if c.labels else None) for c in document.criteria
+        ),
+        per_criterion="criterion" in used,
+        per_principle=document.per_principle,
+        constitution=document.constitution,
+        principles=(),
+        needs=tuple(document.needs),
+        hops=tuple(hops),
+        written=document.verdict == "written",
+        strength=document.strength,
+        max_tokens=document.max_tokens,
+        revision=text("revision", document.revision, earlier | {"critique"}) if document.revision else None,
+        lines=document.format == "lines",
+        marking=document.marking,
         # The name is left out: a renamed template gives the same verdicts.
-        content = self.model_dump_json(exclude={"name"})
-        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-        return JudgeTemplate(
-            name=self.name,
-            kind=self.kind,
-            source=source,
-            labels=self.words,
-            values=values,
-            low=low,
-            high=high,
-            yes_no=yes_no,
-            criteria=criteria,
-            per_criterion=per_criterion,
-            fingerprint=digest,
-            compiled=compiled,
-        )
+        fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16],
+        text=final,
+    )
+
+
+def _grammar(hop: HopDocument) -> Grammar | None:
+    if hop.choices:
+        return ChoiceGrammar(tuple(hop.choices))
+    return JsonGrammar(hop.canonical_schema) if hop.json_schema is not None else None
+
+
+def _scale(labelled: TemplateDocument | CriterionDocument) -> Scale:
+    if isinstance(labelled, TemplateDocument) and labelled.kind != "grade":
+        return Scale(labelled.words)
+    low, high = labelled.bounds
+    return Scale(labelled.words, labelled.values, low, high, labelled.yes_no)
