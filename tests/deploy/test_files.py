@@ -17,7 +17,7 @@ import yaml
 if TYPE_CHECKING:
     from deploy.conftest import Manifests
 
-SERVICES = ("reward", "judge", "verifier", "logprob", "generation", "gateway")
+SERVICES = ("reward", "judge", "panel", "verifier", "logprob", "generation", "gateway")
 
 
 def test_yamllint(root: Path) -> None:
@@ -102,6 +102,16 @@ def test_the_gateway_accepts_its_programs(root: Path) -> None:
             assert signal.kind in config.backends
             if signal.kind == "reward":
                 assert signal.target == reward.name
+
+
+def test_the_panel_accepts_its_file(base: Manifests, root: Path) -> None:
+    from rewardmesh.panel.document import load_panel
+
+    (workload,) = [workload for workload in base.workloads if workload.component == "panel"]
+    path = Path(yaml.safe_load(base.config_map(workload, "/etc/rewardmesh")["panel.yaml"])["panel"])
+    assert path.name in base.config_map(workload, str(path.parent))
+    panel = load_panel(root / "deploy/base/config" / path.name, {})
+    assert {spec.address for spec in panel.members.values()} == {"dns:///rewardmesh-judge:50051"}
 
 
 @pytest.mark.parametrize(("path", "device"), [("base/config/recipe.yaml", "cpu"), ("overlays/gpu/recipe.yaml", "cuda")])

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 CALLS = {
     ("gateway", "reward"),
     ("gateway", "judge"),
+    ("gateway", "panel"),
+    ("panel", "judge"),
     ("gateway", "verifier"),
     ("trainer", "gateway"),
     ("trainer", "logprob"),

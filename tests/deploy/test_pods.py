@@ -26,6 +26,7 @@ GPU = "nvidia.com/gpu"
 HEALTH_NAMES = {
     "reward": reward_service_pb2,
     "judge": judge_service_pb2,
+    "panel": judge_service_pb2,
     "verifier": verifier_service_pb2,
     "logprob": log_prob_service_pb2,
     "generation": generation_service_pb2,
