@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from rewardmesh.verifier.pool import Limits, Pool, QueueFull
+from rewardmesh.verifier.line import QueueFull
+from rewardmesh.verifier.pool import Limits, Pool
 from rewardmesh.verifier.process import WorkerDied
 from rewardmesh.verifier.registry import LimitedOptions, Options
 from rewardmesh.verifier.verdicts import Checked, NoVerdict, Reason, SampleFields, Verdict
@@ -71,9 +72,8 @@ async def test_a_bad_item_costs_only_itself(make: Make, verifier: str, reason: s
 
 async def test_catastrophic_pattern_is_contained(make: Make) -> None:
     pool = await make()
-    results = await pool.run(
-        "regex", RegexOptions.model_validate({"must_match": ["^(a+)+$"]}), samples("aaa", "a" * 60 + "!", "aaaa"), None
-    )
+    options = RegexOptions.model_validate({"engine": "python", "must_match": ["^(a+)+$"]})
+    results = await pool.run("regex", options, samples("aaa", "a" * 60 + "!", "aaaa"), None)
     assert reasons(results) == ["pass", "DEADLINE", "pass"]
 
 
@@ -150,13 +150,13 @@ async def test_what_lies_behind_a_stuck_item_goes_to_another_worker(make: Make) 
     pool = await make(workers=2, item_timeout_s=2.0)
     changes = asyncio.Event()
     job = pool.open("forever", Options(), None, changes.set)
-    pool.add(job, [(str(n), SampleFields("bad" if n == 3 else "good")) for n in range(50)])
+    pool.add(job, [((str(n),), SampleFields("bad" if n == 3 else "good")) for n in range(50)])
     order: list[str] = []
     while len(order) < 50:
         await changes.wait()
         changes.clear()
         while item := job.take():
-            order.append(item.key)
+            order.append(item.keys[0])
     pool.end(job)
     assert order[-1] == "3"
     assert sorted(order, key=int) == [str(n) for n in range(50)]
@@ -167,10 +167,10 @@ async def test_room_is_told_of(make: Make) -> None:
     pool = await make(max_queue_items=3)
     told = asyncio.Event()
     job = pool.open("slow", Options(), None, lambda: None)
-    pool.add(job, [(str(n), SampleFields("good")) for n in range(3)])
+    pool.add(job, [((str(n),), SampleFields("good")) for n in range(3)])
     assert pool.room == 0
     with pytest.raises(QueueFull):
-        pool.add(job, [("more", SampleFields("good"))])
+        pool.add(job, [(("more",), SampleFields("good"))])
     pool.tell_of_room(told.set)
     await asyncio.wait_for(told.wait(), 5)
     assert pool.room > 0

@@ -1,20 +1,25 @@
 """Finding verifiers, and what importing them costs."""
 
+import pkgutil
 import subprocess
 import sys
 
 import pytest
 
+from rewardmesh.verifier import verifiers
 from rewardmesh.verifier.registry import discover
 from rewardmesh.verifier.verdicts import Status, Verdict
 
 
 def test_built_in_verifiers_are_found_by_file_name() -> None:
-    assert list(discover()) == ["contains", "exact-match", "length", "math", "regex"]
+    files = {entry.name for entry in pkgutil.iter_modules(verifiers.__path__)}
+    assert list(discover()) == sorted(name.replace("_", "-") for name in files)
+    assert {"contains", "exact-match", "groundedness", "length", "math", "regex", "rules", "trajectory"} <= set(discover())
 
 
 def test_only_what_is_linear_runs_inline() -> None:
-    assert {name for name, verifier in discover().items() if verifier.inline} == {"contains", "exact-match", "length"}
+    assert {name for name, verifier in discover().items() if verifier.inline is True} == {"contains", "exact-match", "length"}
+    assert {name for name, verifier in discover().items() if callable(verifier.inline)} == {"regex", "rules"}
 
 
 def test_further_packages(hostile: str) -> None:

@@ -101,7 +101,7 @@ async def test_samples_may_come_in_the_first_message_or_not_at_all(start: Start)
     ("messages", "code", "words"),
     [
         ([request([("a", "4")])], "INVALID_ARGUMENT", "verifier: must be named in the first message"),
-        ([request(verifier="maths")], "NOT_FOUND", "no verifier named 'maths'; known: contains, exact-match"),
+        ([request(verifier="maths")], "NOT_FOUND", "no verifier named 'maths'; known: "),
         ([request(verifier="exact-match", ignore_csae=True)], "INVALID_ARGUMENT", "options.ignore_csae: unknown option"),
         ([request(verifier="exact-match", whitespace="some")], "INVALID_ARGUMENT", "options.whitespace"),
         (

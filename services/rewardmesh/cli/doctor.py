@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -59,6 +60,7 @@ def examine() -> Iterator[Finding]:
     yield from _machine()
     yield _tool("buf", f"pip install '{DISTRIBUTION}[dev]'")
     yield _tool("kubectl", "see https://kubernetes.io/docs/tasks/tools/")
+    yield from _sandboxes()
 
 
 def _packages() -> Iterator[Finding]:
@@ -123,6 +125,38 @@ def _available_memory() -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _sandboxes() -> Iterator[Finding]:
+    """What the verifiers that run code can use, tried by running it."""
+    if any(importlib.util.find_spec(name) is None for name in ("cachetools", "prometheus_client", "structlog")):
+        yield Finding("sandboxes", "bubblewrap, gvisor", "absent", "not tried", f"pip install '{DISTRIBUTION}[serve]'")
+        return
+    from rewardmesh.verifier.sandbox.languages import Language
+    from rewardmesh.verifier.sandbox.limits import SandboxError
+    from rewardmesh.verifier.sandbox.sandboxes import SandboxConfig, open_sandboxes
+    from rewardmesh.verifier.sandbox.seccomp import compiled
+
+    async def tried(wanted: Literal["bubblewrap", "gvisor"]) -> Mapping[str, object]:
+        opened = await open_sandboxes(SandboxConfig(wanted=wanted, stock=0))
+        await opened.close()
+        return opened.languages
+
+    languages: Mapping[str, object] = {}
+    runtimes: tuple[Literal["bubblewrap", "gvisor"], ...] = ("bubblewrap", "gvisor")
+    for wanted in runtimes:
+        try:
+            languages = asyncio.run(tried(wanted))
+            yield Finding("sandboxes", wanted, "ok", "runs Python")
+        except SandboxError as error:
+            yield Finding("sandboxes", wanted, "absent", str(error), "see docs/sandbox.md")
+    filters = compiled() is not None
+    yield Finding("sandboxes", "seccomp filter", "ok" if filters else "absent", "libseccomp" if filters else "no libseccomp", "")
+    for name, found in languages.items():
+        if isinstance(found, Language):
+            yield Finding("sandboxes", name, "ok", (found.compile or found.run or ("python",))[0])
+        else:
+            yield Finding("sandboxes", name, "absent", "not installed", str(getattr(found, "remedy", "")))
 
 
 def _tool(name: str, remedy: str) -> Finding:

@@ -23,7 +23,11 @@ _MARKER = re.compile(
     r"(?P<boxed>\\f?boxed[ ]?\{)|(?P<hashes>####)|^[ \t*]{0,8}(?P<a>A:)|\b(?i:(?P<answer>answer))[ \t*]{0,4}(?::|(?i:is)\b)[ \t*:]{0,8}",
     re.MULTILINE,
 )
-_FORMULA = re.compile(r"[\\$^]|\d!|\d\s*[*/+×÷]|[*/+×÷]\s*\d|[)=]\s*$")
+_FORMULA = re.compile(r"[\\$^<>≤≥±∞∪]|\d!|\d\s*[*/+×÷]|[*/+×÷]\s*\d|[)=]\s*$")
+_EQUATION = re.compile(r"(?<![A-Za-z\\])[xyzabcnk](?![A-Za-z])\s*[-+*/^<>]|[-+*/^<>\d]\s*[xyzabcnk](?![A-Za-z])|[<>≤≥]|\\[lg]e")
+"""What makes the left of "=" more than the name or the calculation of the right."""
+_SEVERAL = re.compile(r"(?<![A-Za-z])[A-Za-z]\s*=[^=]*(?:[,;]|\b(?:and|or)\b)\s*[A-Za-z]\s*$")
+"""The left of the last "=" of "x = 1, y = 2"."""
 
 _DIGIT = re.compile(r"\d")
 
@@ -42,6 +46,11 @@ class Answer:
     """Its exact value when it is a plain number; None when math-verify has to read it."""
     formula: bool = False
     """Whether the text stands in LaTeX's mathematics mode without saying so."""
+
+    @property
+    def marked(self) -> bool:
+        """Whether the text says that this is the answer, by a marker."""
+        return self.source.startswith(("after", "in"))
 
 
 def find_answers(text: str, marker: str | None = None) -> Iterator[Answer]:
@@ -73,6 +82,12 @@ def whole_answer(text: str) -> Answer:
     return _answer(text, 0, len(text), "the whole text")
 
 
+def is_equation(text: str) -> bool:
+    """Whether `text` relates several unknowns, and is no value: "3x + y = 2", but not "x = 2" or "3 * 2 = 6"."""
+    left, equals, _ = text.rpartition("=")
+    return bool(equals) and _EQUATION.search(left) is not None
+
+
 def _answer(text: str, start: int, end: int, source: str) -> Answer:
     piece = text[start:end]
     start += len(piece) - len(piece.lstrip())
@@ -81,8 +96,8 @@ def _answer(text: str, start: int, end: int, source: str) -> Answer:
     number = read_number(piece)
     if number is None:
         # "3 * 6 = 18 eggs" states 18; "she makes $18." has only one number to mean.
-        _, equals, right = plain(piece).rpartition("=")
-        number = read_number(right) if equals else None
+        left, equals, right = plain(piece).rpartition("=")
+        number = read_number(right) if equals and not _EQUATION.search(left) and not _SEVERAL.search(left) else None
         if number is None and not _FORMULA.search(plain(piece)):
             found = numbers_in(piece)
             number = found[0][2] if len(found) == 1 and not _DIGIT.search(piece[: found[0][0]] + piece[found[0][1] :]) else None

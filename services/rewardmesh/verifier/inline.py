@@ -19,12 +19,12 @@ SLICE_S = 0.005
 """How long the event loop may be held by checks, seconds; one check more at most."""
 
 
-def runs_inline(verifier: Verifier, sample: SampleFields) -> bool:
+def runs_inline(verifier: Verifier, sample: SampleFields, options: Options) -> bool:
     """Whether the sample is checked here."""
-    references = sample.references
-    return (
-        verifier.inline and len(references) <= INLINE_REFERENCES and len(sample.completion) + sum(map(len, references)) <= INLINE_CHARACTERS
-    )
+    inline, references = verifier.inline, sample.references
+    if not isinstance(inline, bool):
+        inline = inline(sample, options)
+    return inline and len(references) <= INLINE_REFERENCES and len(sample.completion) + sum(map(len, references)) <= INLINE_CHARACTERS
 
 
 def check(verifier: Verifier, options: Options, sample: SampleFields) -> Verdict | NoVerdict:

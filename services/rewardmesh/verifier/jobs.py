@@ -7,16 +7,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from rewardmesh.verifier.registry import LimitedOptions, Options
-from rewardmesh.verifier.verdicts import Checked, NoVerdict, Reason, SampleFields, Verdict, failed
+from rewardmesh.verifier.verdicts import Checked, NoVerdict, Reason, Verdict, Work, failed
 
 
 class Item:
-    """One sample of a job. `checked` is None until it is settled."""
+    """One sample or group of a job, with the caller's keys of its samples. `checked` is None until it is settled."""
 
-    __slots__ = ("arrived", "checked", "deaths", "key", "sample")
+    __slots__ = ("arrived", "checked", "deaths", "keys", "sample")
 
-    def __init__(self, key: str, sample: SampleFields, arrived: float) -> None:
-        self.key = key
+    def __init__(self, keys: tuple[str, ...], sample: Work, arrived: float) -> None:
+        self.keys = keys
         self.sample = sample
         self.arrived = arrived
         self.deaths = 0
@@ -41,10 +41,10 @@ class Job:
         self._settled: deque[Item] = deque()
         self._changed = changed
 
-    def add(self, samples: Sequence[tuple[str, SampleFields]]) -> list[Item]:
-        """Take more samples, each with a key of the caller's."""
+    def add(self, samples: Sequence[tuple[tuple[str, ...], Work]]) -> list[Item]:
+        """Take more samples or groups, each with keys of the caller's."""
         now = time.monotonic()
-        items = [Item(key, sample, now) for key, sample in samples]
+        items = [Item(keys, sample, now) for keys, sample in samples]
         self.pending.extend(items)
         self.open.update(items)
         return items

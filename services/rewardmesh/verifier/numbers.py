@@ -18,7 +18,9 @@ _VALUE = (
     r"(?:[ ]?/[ ]?(?P<below>\d{1,400}(?!\d)))?"
 )
 _NUMBER = re.compile(rf"(?:(?P<sign>[-+−])[ ]?)?(?:[$€£¥₹][ ]?)?(?P<minus>-?)(?=[\d.]){_VALUE}(?P<percent>[ ]?%)?")
-_LATEX_FRACTION = re.compile(r"\\[dt]?frac\{(\d{1,40})\}\{(\d{1,40})\}")
+_LATEX_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{(-?\d{1,40})\}|(\d))\s*(?:\{(\d{1,40})\}|(\d))")
+_SCIENTIFIC = re.compile(r"(?<=\d)\s*(?:\\times|\\cdot|×|·|\*|x)\s*10\s*\^\s*(?:\{([-+]?\d{1,2})\}|([-+]?\d{1,2})(?!\d))")
+_SPACES = str.maketrans("\u00a0\u2009\u202f", "   ")
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}\\]{0,100})\}")
 _END = re.compile(r"[ ]*(?:$|[.;?)](?:\s|$)|[,:](?=\s*[^\d\s-])|,?\s+(?=[^\W\d_]{2})|-?(?=[^\W\d_]{2}))")
 _JOINED_BEFORE = re.compile(r"(?:[*/^+×÷]\s*|[\w.,])$")
@@ -102,13 +104,16 @@ def equal(gold: PlainNumber, answer: PlainNumber) -> bool:
 
 def plain(text: str) -> str:
     """`text` without the Markdown and LaTeX dressing around a plain answer."""
-    text = text.strip()
+    text = text.translate(_SPACES).strip()
     if "\\" in text:
         text = text.replace("\\$", "$").replace("\\%", "%").replace("\\!", "").replace("\\,", "").replace("\\ ", " ")
         for opening, closing in (("\\(", "\\)"), ("\\[", "\\]")):
             text = text.removeprefix(opening).removesuffix(closing)
         text = _TEXT_COMMAND.sub(r" \1", text)
-        text = _LATEX_FRACTION.sub(r"\1/\2", text)
+        # The space makes 3\\frac{1}{2} a mixed number.
+        text = _LATEX_FRACTION.sub(r" \1\2/\3\4", text)
+    if "10" in text:
+        text = _SCIENTIFIC.sub(r"e\1\2", text)
     text = text.replace("{,}", ",").strip(" *_`\t\n")
     if len(text) > 1 and text[0] == text[-1] == "$":
         text = text.strip("$")

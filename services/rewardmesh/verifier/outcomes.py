@@ -87,6 +87,10 @@ def _put_verdict(message: verifier_pb.Verdict, verdict: Verdict) -> None:
         location = message.location
         location.line = verdict.line
         location.span.start, location.span.end = verdict.span
+    for step, status, score, evidence in verdict.steps:
+        message.steps.add(step=step, status=_STATUS[status], score=score, evidence=evidence)
+    if verdict.category:
+        message.category = verdict.category
 
 
 def _to_absence(result: NoVerdict) -> pb.Absence:

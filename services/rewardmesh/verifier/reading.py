@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 
 import grpc
@@ -9,16 +10,19 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from pydantic import ValidationError
 
-from rewardmesh.client.arrays import unpack_ints
+from rewardmesh.client.arrays import unpack_floats, unpack_ints
 from rewardmesh.serving import CallError
+from rewardmesh.serving.config import said
 from rewardmesh.serving.errors import invalid_argument
 from rewardmesh.serving.validation import absence
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.verifier.registry import Options, Verifier
-from rewardmesh.verifier.verdicts import SampleFields
+from rewardmesh.verifier.verdicts import NOTHING_MORE, More, SampleFields
 
 _ROLES = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant", pb.ROLE_TOOL: "tool"}
 _NO_TAGS: dict[str, str] = {}
+_ROUNDING = 1e-3
+"""What half precision may add to a log-probability of 0."""
 _UTF8_BYTES = 4
 """Most bytes of one code point."""
 
@@ -36,7 +40,7 @@ def read_options(verifier: Verifier, options: Struct) -> Options:
         for item in error.errors(include_url=False):
             path = "options" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"])
             known = ", ".join(verifier.options.model_fields)
-            violations.append((path, f"unknown option; known: {known}" if item["type"] == "extra_forbidden" else item["msg"]))
+            violations.append((path, f"unknown option; known: {known}" if item["type"] == "extra_forbidden" else said(item)))
         message = "; ".join(f"{path}: {description}" for path, description in violations)
         raise CallError(grpc.StatusCode.INVALID_ARGUMENT, message, violations=violations) from error
 
@@ -78,6 +82,43 @@ def read_sample(sample: pb.Sample, verifier: Verifier, max_text_bytes: int) -> S
     if token_ids is None and "completion.token_ids" in verifier.needs:
         return absence(pb.ABSENCE_REASON_NOT_APPLICABLE, f"verifier {verifier.name} reads completion.token_ids and the sample has none")
     tags, step_starts = sample.tags, sample.step_starts
+    if not step_starts and "step_starts" in verifier.needs:
+        return absence(pb.ABSENCE_REASON_NOT_APPLICABLE, f"verifier {verifier.name} reads step_starts and the sample has none")
+    more = NOTHING_MORE
+    if verifier.more:
+        found = _read_more(sample, verifier, max_text_bytes - characters)
+        if isinstance(found, pb.Absence):
+            return found
+        more = found
     return SampleFields(
-        text, references, tuple(prompt), token_ids, dict(tags) if tags else _NO_TAGS, tuple(step_starts) if step_starts else ()
+        text, references, tuple(prompt), token_ids, dict(tags) if tags else _NO_TAGS, tuple(step_starts) if step_starts else (), more
     )
+
+
+def _read_more(sample: pb.Sample, verifier: Verifier, most_bytes: int) -> More | pb.Absence:
+    """What this verifier reads of MORE; `most_bytes`: of notes."""
+    wanted = verifier.more
+    notes = tuple(sample.context.notes) if "context.notes" in wanted else ()
+    if sum(len(note.encode()) for note in notes) > most_bytes:
+        return absence(pb.ABSENCE_REASON_TOO_LONG, "context.notes: with the other texts, longer than this server reads")
+    policy, mean_log_prob, completion = "", None, sample.completion
+    if "completion.policy" in wanted and completion.HasField("policy"):
+        policy = f"{completion.policy.name}@{completion.policy.version}"
+    if "completion.sampling_log_probs" in wanted and completion.HasField("sampling_log_probs"):
+        packed = completion.sampling_log_probs
+        if len(packed.data) != 4 * packed.length or not packed.length:
+            detail = f"completion.sampling_log_probs: {len(packed.data)} bytes for {packed.length} values, expected 4 each and at least one"
+            return absence(pb.ABSENCE_REASON_INVALID_INPUT, detail)
+        mean_log_prob = math.fsum(unpack_floats(packed)) / packed.length
+        if not -math.inf < mean_log_prob <= _ROUNDING:
+            return absence(pb.ABSENCE_REASON_INVALID_INPUT, f"completion.sampling_log_probs: mean {mean_log_prob} is no log-probability")
+    given = {
+        "context.notes": notes,
+        "group_id": sample.group_id,
+        "completion.policy": policy,
+        "completion.sampling_log_probs": mean_log_prob is not None,
+    }
+    for field in sorted(wanted & {*verifier.needs}):
+        if not given[field]:
+            return absence(pb.ABSENCE_REASON_NOT_APPLICABLE, f"verifier {verifier.name} reads {field} and the sample has none")
+    return More(notes, sample.group_id if "group_id" in wanted else "", policy, mean_log_prob)

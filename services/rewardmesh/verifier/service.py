@@ -1,4 +1,4 @@
-"""VerifierService: validates a call, has its samples checked (here or in the pool), and answers with outcomes."""
+"""VerifierService: validates a call, has its samples checked (here, in the pool or in sandboxes), and answers with outcomes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
+from dataclasses import asdict
 
 from google.protobuf.struct_pb2 import Struct
 from prometheus_client import Gauge
@@ -19,14 +20,19 @@ from rewardmesh.serving.validation import require_unique_ids
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import verifier_service_pb2 as verifier_pb
 from rewardmesh.v1 import verifier_service_pb2_grpc
+from rewardmesh.verifier.admission import Rule, admit, verifiers_of
 from rewardmesh.verifier.config import VerifierConfig
+from rewardmesh.verifier.crew import SandboxCrew
+from rewardmesh.verifier.groups import GroupStream, gathered
 from rewardmesh.verifier.inline import SLICE_S, check, runs_inline
+from rewardmesh.verifier.line import Line, QueueFull
 from rewardmesh.verifier.outcomes import SERVICE, OutcomeWriter, observe
-from rewardmesh.verifier.pool import Limits, Pool, QueueFull
+from rewardmesh.verifier.pool import Limits, Pool
 from rewardmesh.verifier.reading import read_options, read_sample
-from rewardmesh.verifier.registry import Options, Verifier, discover
+from rewardmesh.verifier.registry import Measured, Options, Verifier, discover
+from rewardmesh.verifier.sandbox.sandboxes import open_sandboxes
 from rewardmesh.verifier.stream import StreamLimits, VerifyStream
-from rewardmesh.verifier.verdicts import Checked, SampleFields
+from rewardmesh.verifier.verdicts import Checked, SampleFields, Work
 
 QUEUE_ITEMS = Gauge("rewardmesh_verifier_queue_items", "Samples accepted and not yet checked.", ["replica"])
 
@@ -34,10 +40,11 @@ QUEUE_ITEMS = Gauge("rewardmesh_verifier_queue_items", "Samples accepted and not
 class VerifierServicer(verifier_service_pb2_grpc.VerifierServiceServicer):
     """Answers Verify, StreamVerify and ListVerifiers."""
 
-    def __init__(self, config: VerifierConfig, verifiers: Mapping[str, Verifier], pool: Pool) -> None:
+    def __init__(self, config: VerifierConfig, verifiers: Mapping[str, Verifier], pool: Line, crew: Line, sandbox: str) -> None:
+        """`pool` checks in workers and `crew` in sandboxes, of the runtime named `sandbox`."""
         self._config = config
         self._verifiers = verifiers
-        self._pool = pool
+        self._pool, self._crew, self._sandbox = pool, crew, sandbox
 
     async def Verify(self, request: verifier_pb.VerifyRequest, context: CallContext) -> verifier_pb.VerifyResponse:
         """One outcome a sample, in order. Refuses unknown verifiers and options, bad ids, and what the queue cannot hold."""
@@ -70,7 +77,8 @@ class VerifierServicer(verifier_service_pb2_grpc.VerifierServiceServicer):
             raise invalid_argument("verifier", "must be named in the first message of a stream")
         verifier, options = self._chosen(first.verifier, first.options)
         limits = StreamLimits(self._config.stream_window_items, self._config.max_stream_items, self._config.max_text_bytes)
-        stream = VerifyStream(self._pool, verifier, options, limits, self._config.replica)
+        kind = GroupStream if verifier.verify_group else VerifyStream
+        stream = kind(self._line(verifier), verifier, options, limits, self._config.replica)
         async with aclosing(stream.replies(first, requests, _time_to_check(context))) as replies:
             async for reply in replies:
                 yield reply
@@ -83,10 +91,16 @@ class VerifierServicer(verifier_service_pb2_grpc.VerifierServiceServicer):
                 description=verifier.description,
                 needs=verifier.needs,
                 options_schema=json.dumps(verifier.options.model_json_schema()),
+                groups=verifier.verify_group is not None,
+                sandbox=self._sandbox if verifier.check else "",
+                measured=_accuracy(verifier.measured),
             )
             for verifier in self._verifiers.values()
         ]
         return verifier_pb.ListVerifiersResponse(verifiers=infos)
+
+    def _line(self, verifier: Verifier) -> Line:
+        return self._crew if verifier.check else self._pool
 
     def _chosen(self, name: str, options: Struct) -> tuple[Verifier, Options]:
         verifier = self._verifiers.get(name)
@@ -99,30 +113,33 @@ class VerifierServicer(verifier_service_pb2_grpc.VerifierServiceServicer):
     ) -> list[Checked | pb.Absence]:
         """What comes of each sample, in order."""
         results: list[Checked | pb.Absence | None] = []
-        pooled: list[SampleFields] = []
+        pooled: list[tuple[int, SampleFields]] = []
         came = began = time.monotonic()
-        for sample in request.samples:
+        for position, sample in enumerate(request.samples):
             fields = read_sample(sample, verifier, self._config.max_text_bytes)
             if isinstance(fields, pb.Absence):
                 results.append(fields)
-            elif runs_inline(verifier, fields):
+            elif runs_inline(verifier, fields, options):
                 results.append(Checked(check(verifier, options, fields), began - came, time.monotonic() - began))
             else:
                 results.append(None)
-                pooled.append(fields)
+                pooled.append((position, fields))
             if time.monotonic() - began > SLICE_S:
                 await asyncio.sleep(0)
                 began = time.monotonic()
-        checked = iter(await self._run(verifier, options, pooled, context))
-        done = [next(checked) if result is None else result for result in results]
+        work = gathered(verifier, pooled)
+        for (places, _), checked in zip(work, await self._run(verifier, options, [one for _, one in work], context), strict=True):
+            for place, found in zip(places, checked.each(len(places)), strict=True):
+                results[place] = Checked(found, checked.queue_seconds, checked.compute_seconds / len(places))
+        done = [result for result in results if result is not None]
         for result in done:
             if isinstance(result, Checked):
                 observe(result.queue_seconds, result.compute_seconds)
         return done
 
-    async def _run(self, verifier: Verifier, options: Options, samples: list[SampleFields], context: CallContext) -> list[Checked]:
+    async def _run(self, verifier: Verifier, options: Options, samples: list[Work], context: CallContext) -> list[Checked]:
         try:
-            return await self._pool.run(verifier.name, options, samples, _time_to_check(context))
+            return await self._line(verifier).run(verifier.name, options, samples, _time_to_check(context))
         except QueueFull as full:
             message = f"the queue is full: {full.waiting} samples wait, {len(samples)} more would exceed {self._config.max_queue_items}"
             raise overloaded(message, full.retry_after_s) from full
@@ -133,6 +150,7 @@ async def create_server(config: VerifierConfig) -> Server:
 
     Raises:
         WorkerDied: a worker could not start, for example because of too low a memory limit.
+        SandboxError: the sandbox that the configuration names does not work here.
     """
     verifiers = discover(config.verifier_packages)
     limits = Limits(
@@ -143,14 +161,28 @@ async def create_server(config: VerifierConfig) -> Server:
         recycle_after_items=config.recycle_after_items,
         packages=config.verifier_packages,
     )
-    pool = Pool(limits)
-    await pool.start()
-    server = Server(config, "verifier", lambda: (0, pool.estimated_wait_s))
-    servicer = VerifierServicer(config, verifiers, pool)
+    async with AsyncExitStack() as opened:
+        pool = Pool(limits)
+        await pool.start()
+        opened.push_async_callback(pool.close)
+        sandboxes = await open_sandboxes(config.sandboxes())
+        opened.push_async_callback(sandboxes.close)
+        rule = Rule(config.program_min_agreement, config.program_min_examples)
+        verifiers = dict(sorted((verifiers | verifiers_of(await admit(config.program_dirs, rule, sandboxes))).items()))
+        crew = SandboxCrew(verifiers, sandboxes, config.sandbox_slots, config.max_queue_items, config.sandbox_item_seconds)
+        crew.start()
+        opened.push_async_callback(crew.close)
+        close = opened.pop_all().aclose
+    server = Server(config, "verifier", lambda: (0, max(pool.estimated_wait_s, crew.estimated_wait_s)))
+    servicer = VerifierServicer(config, verifiers, pool, crew, sandboxes.name)
     server.add_service(SERVICE, verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server, servicer)
-    QUEUE_ITEMS.labels(config.replica).set_function(lambda: pool.waiting)
-    server.on_stop(pool.close)
+    QUEUE_ITEMS.labels(config.replica).set_function(lambda: pool.waiting + crew.waiting)
+    server.on_stop(close)
     return server
+
+
+def _accuracy(measured: Measured | None) -> verifier_pb.MeasuredAccuracy | None:
+    return None if measured is None else verifier_pb.MeasuredAccuracy(**asdict(measured))
 
 
 @contextmanager

@@ -23,8 +23,8 @@ from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import verifier_service_pb2 as verifier_pb
 from rewardmesh.verifier.inline import SLICE_ITEMS, SLICE_S, check, runs_inline
 from rewardmesh.verifier.jobs import Job, late
+from rewardmesh.verifier.line import Line
 from rewardmesh.verifier.outcomes import SERVICE, OutcomeWriter, observe
-from rewardmesh.verifier.pool import Pool
 from rewardmesh.verifier.reading import read_sample
 from rewardmesh.verifier.registry import Options, Verifier
 from rewardmesh.verifier.verdicts import NoVerdict, SampleFields, Verdict
@@ -50,7 +50,7 @@ class StreamLimits:
 class VerifyStream:
     """The state of one stream; `replies` may be called once."""
 
-    def __init__(self, pool: Pool, verifier: Verifier, options: Options, limits: StreamLimits, replica: str) -> None:
+    def __init__(self, pool: Line, verifier: Verifier, options: Options, limits: StreamLimits, replica: str) -> None:
         self._pool = pool
         self._verifier = verifier
         self._options = options
@@ -127,8 +127,9 @@ class VerifyStream:
             assert checked is not None
             queue_seconds = max(queue_seconds, checked.queue_seconds)
             compute_seconds += checked.compute_seconds
-            self._writer.write(outcomes, item.key, checked.result, checked.queue_seconds, checked.compute_seconds)
-            characters += _length(checked.result)
+            for key, result in zip(item.keys, checked.each(len(item.keys)), strict=True):
+                self._writer.write(outcomes, key, result, checked.queue_seconds, checked.compute_seconds / len(item.keys))
+                characters += _length(result)
         observe(queue_seconds, compute_seconds)
         return self._written(reply)
 
@@ -140,7 +141,7 @@ class VerifyStream:
         expired = job.expired
         room = min(self._limits.window_items - job.held, self._pool.room)
         found: list[tuple[str, Verdict | NoVerdict]] = []
-        pooled: list[tuple[str, SampleFields]] = []
+        pooled: list[tuple[tuple[str, ...], SampleFields]] = []
         characters = begun = 0
         while self._backlog and begun < SLICE_ITEMS and characters < REPLY_CHARACTERS and time.monotonic() - began < SLICE_S:
             sample_id, sample = self._backlog[0]
@@ -149,12 +150,12 @@ class VerifyStream:
                 self._writer.write(outcomes, sample_id, fields)
             elif expired:
                 self._writer.write(outcomes, sample_id, late(), began - self._came)
-            elif runs_inline(self._verifier, fields):
+            elif runs_inline(self._verifier, fields, self._options):
                 result = check(self._verifier, self._options, fields)
                 found.append((sample_id, result))
                 characters += _length(result)
             elif len(pooled) < room:
-                pooled.append((sample_id, fields))
+                pooled.append(((sample_id,), fields))
             else:
                 break
             self._backlog.popleft()
@@ -193,17 +194,20 @@ class SeenIds:
         """
         if len(self._seen) + len(ids) > self._most:
             raise overloaded(f"a stream may bring at most {self._most} samples: open another one for the rest", 0.0)
-        kept = {_kept(sample_id) for sample_id in ids}
-        if len(kept) < len(ids) or "" in kept or not self._seen.isdisjoint(kept):
+        brought = {kept(sample_id) for sample_id in ids}
+        if len(brought) < len(ids) or "" in brought or not self._seen.isdisjoint(brought):
             require_unique_ids(ids, "samples")
-            index, twice = next((index, one) for index, one in enumerate(ids) if _kept(one) in self._seen)
+            index, twice = next((index, one) for index, one in enumerate(ids) if kept(one) in self._seen)
             raise invalid_argument(f"samples[{index}].id", f"{twice[:200]!r} came before; ids must be unique in a stream")
-        self._seen |= kept
+        self._seen |= brought
 
 
-def _kept(sample_id: str) -> str | bytes:
+def kept(sample_id: str) -> str | bytes:
+    """As a stream remembers an id."""
     return sample_id if len(sample_id) <= LONGEST_KEPT_ID else blake2b(sample_id.encode(), digest_size=16).digest()
 
 
 def _length(result: Verdict | NoVerdict) -> int:
-    return len(result.evidence) + len(result.extracted_answer) if isinstance(result, Verdict) else len(result.detail)
+    if not isinstance(result, Verdict):
+        return len(result.detail)
+    return len(result.evidence) + len(result.extracted_answer) + sum(len(step.evidence) for step in result.steps)
