@@ -17,14 +17,16 @@ Documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 LIGHT = {"v1", "client"}
 BASE = LIGHT | {"serving", "engine"}
-SERVICES = {"reward", "judge", "verifier", "logprob", "generation", "gateway"}
+SERVICES = {"reward", "judge", "panel", "verifier", "logprob", "generation", "gateway"}
 MAY_IMPORT = {
     "v1": {"v1"},
     "client": LIGHT,
     "serving": LIGHT | {"serving"},
     "engine": BASE,
     **{service: BASE | {service} for service in SERVICES},
-    "cli": BASE | SERVICES | {"cli", "trainer", "demo", "adapters"},
+    "audit": BASE | {"audit"},
+    "principles": BASE | {"audit", "principles"},
+    "cli": BASE | SERVICES | {"audit", "principles", "cli", "trainer", "demo", "adapters"},
     "trainer": BASE | {"trainer"},
     "demo": BASE | {"trainer", "demo"},
     "adapters": BASE | {"adapters"},

@@ -16,7 +16,7 @@ from rewardmesh.serving import ConfigError
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("services: {a: {kind: oracle}}", "mesh.yaml: services.a.kind: Value error, must be one of reward, judge"),
+        ("services: {a: {kind: oracle}}", "mesh.yaml: services.a.kind: must be one of reward, judge"),
         ("services: {a: {kind: verifier, wrokers: 2}}", "mesh.yaml: services.a.wrokers: unknown field"),
         ("services: {a: {kind: verifier, workers: no}}", "mesh.yaml: services.a.workers: "),
         ("services: {a: {kind: verifier, port: 70000}}", "mesh.yaml: services.a.port: "),

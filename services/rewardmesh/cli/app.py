@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from rewardmesh.cli.audit import audit_app
 from rewardmesh.cli.demo import demo
 from rewardmesh.cli.doctor import doctor
+from rewardmesh.cli.principles import principles
 from rewardmesh.cli.score import score
 from rewardmesh.cli.serve import serve_app
 from rewardmesh.cli.shim import shim
@@ -23,5 +25,6 @@ app = typer.Typer(
 )
 
 app.add_typer(serve_app, name="serve")
-for _command in (demo, up, status, score, shim, train, train_policy, train_reward, report, doctor, version):
+app.add_typer(audit_app, name="audit")
+for _command in (demo, up, status, score, shim, train, train_policy, train_reward, report, principles, doctor, version):
     app.command()(_command)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 KINDS = {
     "reward": "A sequence-classification model as reward model.",
     "judge": "A language model that compares and grades answers.",
+    "panel": "Several judges asked as one: juries, cascades, debates.",
     "verifier": "Programs that check answers by rule: math, regex, length, your own.",
     "logprob": "Frozen policies: log-probabilities of given tokens.",
     "generation": "A policy that writes completions, with ids and log-probabilities.",
