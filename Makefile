@@ -7,7 +7,7 @@ RUN_DIR ?= runs/demo
 BASE_BRANCH ?= main
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check format lint types schema proto bench bench-scoring bench-trainer bench-recipes bench-online peers engines-env test-engines oracles-env test-oracles clean
+.PHONY: demo test check format lint types schema proto bench bench-scoring bench-trainer bench-recipes bench-online bench-judges bench-verifiers peers engines-env test-engines oracles-env test-oracles test-sandbox clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -62,6 +62,12 @@ bench-recipes: $(VENV)/.ready  ## what every recipe gains on the embedded base, 
 bench-online: $(VENV)/.ready  ## the same judged pairs spent online and offline, three seeds
 	python -m benchmarks.online_vs_offline
 
+bench-verifiers: $(VENV)/.ready  ## agreement, throughput, hanging answers, sandboxes; VERIFIERS="--only math" for parts
+	python -m benchmarks.verifiers $(VERIFIERS)
+
+bench-judges: $(VENV)/.ready .venv-vllm/.ready  ## biased judges, injected text, vLLM against us, ways to rank; JUDGES="--only injection" for parts
+	python -m benchmarks.judges $(JUDGES)
+
 peers: .venv-vllm/.ready .venv-triton/.ready .venv-peers/.ready  ## environments of vLLM, Triton and the other servers we compare with
 
 .venv-%/.ready: benchmarks/scoring/environments/%.txt
@@ -96,6 +102,9 @@ oracles-env: .venv-trl-0.28/.ready .venv-trl-1.16/.ready  ## environments of two
 
 test-oracles: $(VENV)/.ready oracles-env  ## every loss that TRL also has against TRL's own
 	REWARDMESH_REQUIRE_ORACLES=1 pytest -m oracles
+
+test-sandbox: $(VENV)/.ready  ## escape and abuse attempts against every sandbox; needs Debian's bubblewrap and runsc
+	REWARDMESH_REQUIRE_SANDBOXES=1 pytest -m sandbox
 
 clean:
 	rm -rf $(VENV) .venv-* runs dist
