@@ -13,7 +13,8 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
@@ -165,7 +166,54 @@ def engine_options(options: str) -> Callable[[], str]:
     return table
 
 
+def panel_members() -> str:
+    """What a panel's file says of a member."""
+    from rewardmesh.panel.spec import MemberSpec
+
+    return _table(("field", "type", "default", "meaning"), list(_fields(MemberSpec)))
+
+
+def panel_rules() -> str:
+    """Every option of every rule of a panel, and the methods it answers."""
+    from rewardmesh.panel.rules import RULES
+
+    rows = []
+    for name, rule in RULES.items():
+        options = [row for row in _fields(rule) if row[0] != "`rule`"]
+        listed = [f"{field}{f' = {default}' if default else ''}: {meaning}" for field, _, default, meaning in options]
+        rows.append((f"`{name}`", ", ".join(rule.methods), "<br>".join(listed)))
+    return _table(("rule", "methods", "options and defaults"), rows)
+
+
+def verifier_options(name: str) -> Callable[[], str]:
+    """Options of one verifier."""
+
+    def table() -> str:
+        from rewardmesh.verifier.registry import LimitedOptions, discover
+
+        return _table(("option", "type", "default", "meaning"), list(_fields(discover()[name].options, without=LimitedOptions)))
+
+    return table
+
+
+def constraints() -> str:
+    """Every constraint of the rules verifier."""
+    from rewardmesh.verifier.rules import CONSTRAINTS, Constraint
+
+    rows = []
+    for name, kind in CONSTRAINTS.items():
+        arguments = [
+            f"{field}{'' if default == 'required' else f' = {default}'}" for field, _, default, _ in _fields(kind, without=Constraint)
+        ]
+        rows.append((f"`{name}`", "<br>".join(argument for argument in arguments if not argument.startswith("`id`")), _summary(kind)))
+    return _table(("id", "arguments", "kept when"), rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
+    "panel-members": panel_members,
+    "panel-rules": panel_rules,
+    **{f"verifier-{name}": verifier_options(name) for name in ("groundedness", "regex", "rules", "trajectory")},
+    "constraints": constraints,
     "metrics": metrics,
     "recipe": recipe,
     "algorithms": algorithms,
@@ -180,7 +228,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "engine-vllm-server": engine_options("rewardmesh.engine.vllm.server:VllmServerOptions"),
     "engine-openai": engine_options("rewardmesh.engine.openai.endpoint:OpenAIOptions"),
     "engine-triton": engine_options("rewardmesh.engine.triton_mapping:TritonOptions"),
-    **{f"config-{kind}": service_config(kind) for kind in ("reward", "judge", "verifier", "logprob", "generation", "gateway")},
+    **{f"config-{kind}": service_config(kind) for kind in ("reward", "judge", "panel", "verifier", "logprob", "generation", "gateway")},
 }
 
 
@@ -258,11 +306,27 @@ def _default(field: Any) -> str:
 
 
 def _type(annotation: Any) -> str:
+    annotation = _bare(annotation)
     text = str(annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else annotation)
     text = re.sub(r"\b(?:typing|pathlib|collections\.abc)\.", "", text).replace("NoneType", "None")
     if text.startswith("Literal["):
         text = text.removeprefix("Literal[").removesuffix("]").replace("'", "").replace(", ", " or ")
     return text.replace(" | None", "").replace("|", "or")
+
+
+def _bare(annotation: Any) -> Any:
+    """A type without what validates it; of many types together, what they have in common."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _bare(arguments[0])
+    if origin in {tuple, dict, list}:
+        return origin[tuple(_bare(argument) for argument in arguments)]
+    if origin is UnionType and len(arguments) > _MOST_TYPES:
+        return dict
+    return annotation
+
+
+_MOST_TYPES = 6
 
 
 def _summary(model: type[BaseModel]) -> str:

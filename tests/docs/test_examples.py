@@ -21,7 +21,9 @@ from rewardmesh.cli.app import app
 from rewardmesh.cli.kinds import KINDS
 from rewardmesh.cli.mesh_file import MeshFile
 from rewardmesh.gateway.program import parse_program
+from rewardmesh.judge.constitutions import read_constitution
 from rewardmesh.judge.template import read_template
+from rewardmesh.panel.document import load_panel
 from rewardmesh.trainer.recipe import Recipe
 from rewardmesh.verifier import VerifierConfig, create_server
 
@@ -43,11 +45,17 @@ def test_yaml_loads(block: Block, tmp_path: Path) -> None:
     match document:
         case {"signals": _, "reward": _}:
             assert parse_program(block.text, str(block)).name == document["name"]
-        case {"labels": _, "text": _}:
+        case {"principles": _}:
+            (tmp_path / "constitution.yaml").write_text(block.text)
+            assert read_constitution(tmp_path / "constitution.yaml").name == document["name"]
+        case {"labels": _, "text": _} | {"extends": _}:
             (tmp_path / "template.yaml").write_text(block.text)
             assert read_template(tmp_path / "template.yaml").name == document["name"]
         case {"policy": _, "prompts": _}:
             assert Recipe.model_validate(document).steps == document["steps"]
+        case {"members": _, "name": _}:
+            (tmp_path / "panel.yaml").write_text(block.text)
+            assert load_panel(tmp_path / "panel.yaml", {}).rules
         case {"services": _}:
             assert MeshFile.parse(document, str(block)).services
         case _:
@@ -95,7 +103,11 @@ def test_commands_and_options_exist(page: Path) -> None:
         if command == "serve":
             assert rest[0] in {*KINDS, "KIND"}, line
             continue
-        options = {option for parameter in known.commands[command].params for option in (*parameter.opts, *parameter.secondary_opts)}
+        found = known.commands[command]
+        while hasattr(found, "commands"):  # a group, such as audit
+            assert rest[0] in found.commands, line
+            found = found.commands[rest.pop(0)]
+        options = {option for parameter in found.params for option in (*parameter.opts, *parameter.secondary_opts)}
         used = {word for word in rest if word.startswith("--")}
         assert used <= options | {"--help"}, line
 

@@ -10,6 +10,7 @@ import sys
 from prometheus_client import REGISTRY
 
 import rewardmesh.gateway
+import rewardmesh.panel.metrics
 import rewardmesh.serving.metrics
 import rewardmesh.trainer.tracking
 import rewardmesh.verifier  # noqa: F401 - imported, as the others, so that their metrics are registered
