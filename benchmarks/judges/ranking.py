@@ -55,8 +55,10 @@ async def _ranked(client: AsyncClient, groups: Sequence[api.RankGroup], qualitie
     seconds = time.perf_counter() - started
     found = [outcome.ranking for outcome in reply.outcomes]
     assert all(outcome.HasField("ranking") for outcome in reply.outcomes), reply.outcomes[0].absence
+    pairs = [(list(ranking.scores), list(quality)) for ranking, quality in zip(found, qualities, strict=True)]
     return {
-        "tau": fmean(kendall_tau(ranking.scores, quality) for ranking, quality in zip(found, qualities, strict=True)),
+        "tau": fmean(kendall_tau(scores, quality) for scores, quality in pairs),
+        "tau_of_right": fmean(kendall_tau(*_without_mistakes(scores, quality)) for scores, quality in pairs),
         "verdicts": sum(ranking.verdicts for ranking in found) / len(found),
         "seconds": seconds,
         "kendall_w": fmean(ranking.kendall_w for ranking in found),
@@ -91,6 +93,12 @@ async def _cost(client: AsyncClient, groups: Sequence[api.RankGroup]) -> dict[st
             "tokens_written": fmean(each.tokens_written for each in provenances),
         }
     return found
+
+
+def _without_mistakes(scores: Sequence[float], quality: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Of the answers that have none: how much working they show is what the demo's judge was taught to see."""
+    kept = [(score, float(level)) for score, level in zip(scores, quality, strict=True) if level]
+    return [score for score, _ in kept], [level for _, level in kept]
 
 
 def kendall_tau(one: Sequence[float], other: Sequence[float]) -> float:

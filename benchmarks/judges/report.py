@@ -26,7 +26,7 @@ def bars(parts: Parts) -> list[Bar]:
     found: list[Bar] = []
     if bias := parts.get("bias"):
         biased, fair = bias["biased"], bias["fair"]
-        name = "|p_a(a, b) - (1 - p_a(b, a))|, biased judge"
+        name = "p_a(a, b) less 1 - p_a(b, a), biased judge"
         found.append(Bar.at_most(f"{name}, both orders, greatest of 400 pairs", biased["asymmetry"]["both"]["max"], "", 1e-6))
         found.append(Bar.at_least(f"{name}, as given, mean", biased["asymmetry"]["as_given"]["mean"], "", 0.1))
         for figure, direct in FIGURES.items():
@@ -81,7 +81,8 @@ def table(parts: Parts) -> Table:
             )
     if ranking := parts.get("ranking"):
         for name, each in ranking["rankings"].items():
-            quality = f"tau-b {each['tau']:.3f} with true quality, {each['verdicts']:.0f} verdicts and {each['seconds'] / GROUPS:.3f} s"
+            tau = f"tau-b {each['tau']:.3f} with true quality ({each['tau_of_right']:.3f} among answers without a mistake)"
+            quality = f"{tau}, {each['verdicts']:.0f} verdicts and {each['seconds'] / GROUPS:.3f} s"
             rows.append([f"8 answers, {name}", f"{quality} a group, W {each['kendall_w']:.3f}, cycles {each['cycle_rate']:.3f}"])
         for name, each in ranking["cost"].items():
             tokens = f"{each['tokens_read']:.0f} tokens read, {each['tokens_computed']:.0f} computed, {each['tokens_written']:.0f} written"
@@ -141,11 +142,13 @@ def _ranking(axes: Axes, part: Mapping[str, Any]) -> None:
     rankings = part["rankings"]
     shifts = (8, -12, 20, 8, -12)
     for (name, each), shift in zip(rankings.items(), shifts, strict=True):
-        axes.plot([each["verdicts"]], [each["tau"]], "o", color="#4878a8")
-        axes.annotate(name, (each["verdicts"], each["tau"]), xytext=(0, shift), textcoords="offset points", ha="center", fontsize=7)
+        axes.plot([each["verdicts"]], [each["tau_of_right"]], "o", color="#4878a8")
+        axes.annotate(
+            name, (each["verdicts"], each["tau_of_right"]), xytext=(0, shift), textcoords="offset points", ha="center", fontsize=7
+        )
     axes.margins(0.35)
     axes.set_xlabel("verdicts a group of 8 answers")
-    axes.set_ylabel("Kendall's tau-b with true quality")
+    axes.set_ylabel("Kendall's tau-b with true quality, answers without a mistake")
 
 
 def _parity(axes: Axes, part: Mapping[str, Any]) -> None:

@@ -117,7 +117,7 @@ def measured() -> dict[str, Any]:
     asymmetry = {"both": {"max": 1e-6, "mean": 0.0}, "as_given": {"max": 0.5, "mean": 0.1}}
     judge = {"direct": direct, "audit": audit, "passed": True, "failures": [], "asymmetry": asymmetry}
     moved = {"mean": 0.02, "max": 0.1, "one_order": 0.0, "control": 0.0, "flipped": 0.0, "accuracy": 0.9, "by_text": {"x": 0.02}}
-    ranked = {"tau": 0.8, "verdicts": 56.0, "seconds": 1.0, "kendall_w": 0.9, "cycle_rate": 0.0}
+    ranked = {"tau": 0.8, "tau_of_right": 0.9, "verdicts": 56.0, "seconds": 1.0, "kendall_w": 0.9, "cycle_rate": 0.0}
     cost = {"pairs_per_second": 10.0, "tokens_read": 100, "tokens_computed": 90, "tokens_written": 0}
     return {
         "bias": {"biased": {**judge, "passed": False, "failures": ["position.logit is", "length.per_10_percent is"]}, "fair": judge},

@@ -41,6 +41,14 @@ async def test_texts_cost_what_the_endpoint_counts() -> None:
     assert provenance.cost_usd > (5 + 2) * 100 / 1e6
 
 
+async def test_readings_of_an_endpoint_cost_what_it_counts() -> None:
+    endpoint = Endpoint(lambda text: {"A": 0.5, "B": 0.5}, lambda text, index: "")
+    async with judging(endpoint, prices=PRICES) as client:
+        [result] = await client.compare([PAIR])
+    # It counts 10 tokens read for each of the two orders.
+    assert result.message.provenance.cost_usd == pytest.approx((2 * 10 + 2 * 100) / 1e6)
+
+
 async def test_a_spent_budget_refuses_before_anything_is_computed() -> None:
     endpoint = Endpoint(lambda text: {"A": 0.5, "B": 0.5}, lambda text, index: "because")
     async with judging(endpoint, prices=PRICES, budgets={"poor": 0.01, "other": 1000.0}) as client:

@@ -95,6 +95,14 @@ async def test_workers_killed_while_idle_are_replaced(make: Make) -> None:
         assert reasons(await pool.run("slow", Options(), samples("good"), None)) == ["pass"]
 
 
+async def test_no_item_answers_for_workers_that_were_killed_idle(make: Make) -> None:
+    pool = await make(workers=2)
+    for pid in pool.worker_pids:
+        os.kill(pid, signal.SIGKILL)
+    await asyncio.sleep(0.3)
+    assert reasons(await pool.run("slow", Options(), samples("good"), None)) == ["pass"]
+
+
 async def test_workers_are_recycled(make: Make) -> None:
     pool = await make(recycle_after_items=5)
     first = pool.worker_pids

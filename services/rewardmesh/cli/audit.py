@@ -35,7 +35,9 @@ DataOption = Annotated[
 ]
 GeneratedOption = Annotated[int, typer.Option(min=0, metavar="N", help="N generated arithmetic problems instead of --data")]
 OutOption = Annotated[Path, typer.Option("--out", file_okay=False, help="folder for report.md, audit.json and plots")]
-ThresholdOption = Annotated[list[str] | None, typer.Option("--threshold", metavar="NAME=VALUE", help="instead of a default; repeatable")]
+ThresholdOption = Annotated[
+    list[str] | None, typer.Option("--threshold", metavar="NAME=VALUE", help="limit of a figure instead of its default; repeatable")
+]
 ThresholdsOption = Annotated[
     Path | None, typer.Option("--thresholds", exists=True, dir_okay=False, help="YAML that maps names of figures to thresholds")
 ]
@@ -54,7 +56,9 @@ def audit_judge_command(
     data: DataOption = None,
     generated: GeneratedOption = 0,
     limit: Annotated[int, typer.Option(min=1, help="most pairs; probes that ask about each several times take fewer")] = 200,
-    probe: Annotated[list[str] | None, typer.Option("--probe", help="run only this probe; repeatable")] = None,
+    probe: Annotated[
+        list[str] | None, typer.Option("--probe", metavar="NAME", help="run only this probe: position, length, injection, ...; repeatable")
+    ] = None,
     votes: Annotated[int, typer.Option(min=0, help="sampled votes an order; 0 reads label probabilities")] = 0,
     temperature: Annotated[float, typer.Option(min=0, help="of sampled votes; 0: the service's default")] = 0.0,
     repeats: Annotated[int, typer.Option(min=2, help="how often the repetition probe asks the same")] = 3,

@@ -43,6 +43,7 @@ class ServedModel(ABC):
         parameters: number of them, 0 where the engine does not tell.
         vocabulary: number of token ids that the model takes.
         eos_ids: tokens that end a completion.
+        bills: whether the tokens computed are what an endpoint counts and bills; else what is read is counted by the ids.
         output_names: names of a classification head's outputs, in order; empty for a model without one.
     """
 
@@ -57,6 +58,7 @@ class ServedModel(ABC):
     computed_by: str = ""
     computed_by_reason: str = ""
     batch_invariant: bool = False
+    bills: bool = False
 
     @property
     def max_tokens(self) -> int:

@@ -102,9 +102,11 @@ class Session:
             nodes = list(itertools.islice(done, len(tree.nodes)))
             each.account.add(nodes)
             each.account.tokens_read += len(each.ids)
-            computed = sum(not node.cached and node.absence is None for node in nodes)
+            computed = [node for node in nodes if not node.cached and node.absence is None]
             if computed:
-                each.account.charge(self._bill, self.model.name, read=computed * len(each.ids), written=computed)
+                billed = sum(node.tokens_computed for node in computed) if self.model.bills else 0
+                read = billed or len(computed) * len(each.ids)
+                each.account.charge(self._bill, self.model.name, read=read, written=len(computed))
             lost = next((node.absence for node in nodes if node.absence), None)
             found.append(lost or tree.log_probs([node.result or [] for node in nodes]))
         return found

@@ -100,6 +100,12 @@ class Pool(Line):
         while True:
             worker = self._workers[number]
             job, items = await self._next(CHUNK_ITEMS, CHUNK_CHARACTERS)
+            if worker.exit_code is not None:
+                # Killed while it had nothing to do: no item's fault.
+                WORKER_ENDS.labels("died").inc()
+                self._give_back(job, items)
+                await self._replace(number)
+                continue
             usable = await self._check(worker, job, items)
             if usable and worker.done >= self._limits.recycle_after_items:
                 WORKER_ENDS.labels("recycled").inc()

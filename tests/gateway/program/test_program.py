@@ -79,6 +79,18 @@ def test_the_unknown_shape_is_named_with_its_path_and_the_known_ones() -> None:
         ("{verifier: math}", "{verifier: math, timeout: 0}", "p:3: signals.correct.timeout: Input should be greater than 0, is 0"),
         ("{verifier: math}", "{verifier: math, timeout: '3'}", "p:3: signals.correct.timeout: Input should be a valid number, is '3'"),
         ("{verifier: math}", "{verifier: math, options: {day: 2020-01-01}}", "p:3: signals.correct.options: must hold only texts"),
+        ("{verifier: math}", "{verifier: math, options: {x: .nan}}", "p:3: signals.correct.options: must hold only texts, finite numbers"),
+        (
+            "{verifier: math}",
+            f"{{verifier: math, options: {'{a: ' * 60}1{'}' * 60}}}",
+            "p:3: signals.correct.options: is nested too deeply to be sent",
+        ),
+        ("against: group", f"against: group, seed: {10**23}", "p:5: signals.prefer.seed: Input should be less than"),
+        (
+            "against: group",
+            f"against: group, votes: {2**31}",
+            "p:5: signals.prefer.votes: Input should be less than or equal to 2147483647",
+        ),
         ("{verifier: math}", "{verifier: math, scale: metres}", "p:3: signals.correct.scale: must be one of logit, probability"),
         ("{verifier: math}", "{verifier: math, scale: {bounded: {min: 2, max: 1}}}", "p:3: signals.correct.scale: must be one of"),
         (", against: group", "", "p:5: signals.prefer: mode compare needs `against: group` or `against: references`"),

@@ -30,6 +30,7 @@ class ChatEndpoint(ServedModel):
 
     engine = ENGINE
     packed = False
+    bills = True
 
     def __init__(
         self, source: str, model_id: str, client: HttpClient, options: OpenAIOptions, *, name: str, version: int, extras: Sequence[str]

@@ -35,6 +35,7 @@ class CompletionsEndpoint(ForeignModel):
     """
 
     engine = ENGINE
+    bills = True
 
     def __init__(
         self, source: str, model_id: str, client: HttpClient, options: OpenAIOptions, *, name: str, version: int, extras: Sequence[str]

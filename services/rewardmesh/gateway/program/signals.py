@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
+from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from rewardmesh.gateway.program.scales import LOGIT, PROBABILITY, SIGNED, UNIT, Scale, parse_scale
 
 Want = Literal["objectives", "spread", "quantiles", "tokens", "spans", "rationale", "embedding"]
+
+MOST = 2**31 - 1
+"""Largest number that the services' messages can hold; what a service allows is less, and it says so."""
 
 
 class Strict(BaseModel):
@@ -54,9 +59,13 @@ class VerifierSignal(_Signal):
     @classmethod
     def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
         try:
-            Struct().update(value)
-        except (ValueError, TypeError) as error:
-            raise ValueError("must hold only texts, numbers, booleans, lists and mappings") from error
+            given = Struct()
+            given.update(value)
+            MessageToDict(Struct.FromString(given.SerializeToString()))
+        except (RecursionError, DecodeError) as error:
+            raise ValueError("is nested too deeply to be sent") from error
+        except (ValueError, TypeError, SerializeToJsonError) as error:
+            raise ValueError("must hold only texts, finite numbers, booleans, lists and mappings") from error
         return value
 
 
@@ -88,10 +97,10 @@ class JudgeSignal(_Signal):
     """Template or rubric; empty for the service's default."""
     mode: str
     model: str = ""
-    votes: int = Field(0, ge=0)
+    votes: int = Field(0, ge=0, le=MOST)
     """Sampled votes; 0 reads the probabilities of the labels."""
     temperature: float = Field(0.0, ge=0)
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
 
     kind: ClassVar[str] = "judge"
     own_scale: ClassVar[Scale] = UNIT
@@ -129,8 +138,8 @@ class RankSignal(JudgeSignal):
 
     mode: Literal["rank"]
     method: Literal["all_pairs", "sparse", "listwise"] = "all_pairs"
-    pairs_per_answer: int = Field(0, ge=0)
-    repeats: int = Field(1, ge=1)
+    pairs_per_answer: int = Field(0, ge=0, le=MOST)
+    repeats: int = Field(1, ge=1, le=MOST)
     aggregation: Literal["mean_wins", "borda", "bradley_terry", "elo"] = "mean_wins"
 
     @property
@@ -157,7 +166,7 @@ class CritiqueSignal(JudgeSignal):
 
     mode: Literal["critique"]
     value: Literal["points", "revision"] = "points"
-    max_points: int = Field(0, ge=0)
+    max_points: int = Field(0, ge=0, le=MOST)
 
     @property
     def scale(self) -> Scale:
