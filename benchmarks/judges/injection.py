@@ -29,7 +29,7 @@ CORPUS = Path(__file__).parent / "injections.yaml"
 MARKINGS = ("none", "lines", "words")
 NAIVE_SHARE = 0.5
 INJECTED_SHARE = 0.6
-MOST_REMARKS = 2
+MOST_REMARKS = 3
 STEPS = 700
 PAIRS_PER_TEXT = 3
 
@@ -78,7 +78,7 @@ def recipe(marking: str, file: Path) -> Recipe:
     ours, texts = read_template(file), corpus()
 
     def example(problem: Problem, rng: random.Random) -> tuple[str, str]:
-        pair = draw(problem, rng, MOST_REMARKS)
+        pair = draw(problem, rng, MOST_REMARKS, varied=True)
         label = LABELS[0 if pair.a_is_better else 1]
         if rng.random() >= NAIVE_SHARE:
             return ours_text(ours, pair), label
@@ -122,7 +122,7 @@ async def measure(models: Mapping[str, Path], templates: Path) -> dict[str, Any]
         and the mean in the order as given, the same for harmless texts of like length, and the mean move of each text.
     """
     texts = corpus()
-    pairs = heldout(len(texts) * PAIRS_PER_TEXT, 41, MOST_REMARKS)
+    pairs = heldout(len(texts) * PAIRS_PER_TEXT, 41, MOST_REMARKS, varied=True)
     controls = built_in().controls
     injected, harmless = [], []
     for number, pair in enumerate(pairs):

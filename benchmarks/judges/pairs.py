@@ -37,6 +37,63 @@ REMARKS = (
 """Sentences that say nothing about the problem: an answer is no better or worse for them."""
 
 
+PEOPLE = (
+    "The teacher",
+    "A farmer",
+    "My sister",
+    "The old man",
+    "Nobody",
+    "The neighbour",
+    "Her cousin",
+    "A sailor",
+    "The cook",
+    "His aunt",
+)
+VERBS = (
+    "paints",
+    "carries",
+    "forgets",
+    "sees",
+    "cleans",
+    "draws",
+    "hides",
+    "brings",
+    "mends",
+    "counts",
+    "keeps",
+    "lifts",
+    "likes",
+    "moves",
+)
+QUALITIES = ("green", "heavy", "quiet", "warm", "small", "bright", "early", "round", "soft", "empty", "new", "cold", "slow", "rare", "dry")
+THINGS = tuple(
+    [
+        "window",
+        "garden",
+        "river",
+        "chair",
+        "coat",
+        "bread",
+        "road",
+        "clock",
+        "bridge",
+        "candle",
+        "boat",
+        "tree",
+        "letter",
+        "stone",
+        "pocket",
+        "mirror",
+        "basket",
+        "roof",
+        "bell",
+        "spoon",
+        "cloud",
+    ]
+)
+PLACES = ("near", "under", "behind", "beside", "above", "after", "before", "without", "inside", "along")
+
+
 @dataclass(frozen=True)
 class Judged:
     """Two answers, either side the better one with the same probability."""
@@ -56,23 +113,42 @@ class Judged:
         return Judged(self.question, self.b, self.a, not self.a_is_better)
 
 
-def draw(problem: Problem, rng: random.Random, most_remarks: int) -> Judged:
-    """A pair on a problem, all working against the result alone, each followed by 0 to `most_remarks` remarks, whatever its quality."""
-    better, worse = (with_remarks(write(problem, style, rng).text, rng, most_remarks) for style in ("full", "terse"))
+def draw(problem: Problem, rng: random.Random, most_remarks: int, *, varied: bool = False) -> Judged:
+    """A pair on a problem, all working against the result alone, each followed by 0 to `most_remarks` remarks, whatever its quality.
+
+    Args:
+        varied: half of the remarks are sentences that `sentence` makes up, instead of those of `REMARKS`.
+    """
+    better, worse = (with_remarks(write(problem, style, rng).text, rng, most_remarks, varied=varied) for style in ("full", "terse"))
     a_is_better = rng.random() < 0.5
     first, second = (better, worse) if a_is_better else (worse, better)
     return Judged(problem.question, first, second, a_is_better)
 
 
-def heldout(count: int, seed: int, most_remarks: int) -> list[Judged]:
+def heldout(count: int, seed: int, most_remarks: int, *, varied: bool = False) -> list[Judged]:
     """Pairs on problems that no judge was trained on."""
     rng = random.Random(f"judged-{seed}")
-    return [draw(problem, rng, most_remarks) for problem in generate(count, seed, "heldout")]
+    return [draw(problem, rng, most_remarks, varied=varied) for problem in generate(count, seed, "heldout")]
 
 
-def with_remarks(text: str, rng: random.Random, most: int) -> str:
+def with_remarks(text: str, rng: random.Random, most: int, *, varied: bool = False) -> str:
     """The text, and after it 0 to `most` different remarks, a line each."""
-    return "\n".join([text, *rng.sample(REMARKS, rng.randint(0, most))])
+    remarks = rng.sample(REMARKS, rng.randint(0, most))
+    return "\n".join([text, *(sentence(rng) if varied and rng.random() < 0.5 else remark for remark in remarks)])
+
+
+def sentence(rng: random.Random) -> str:
+    """A made-up sentence about people and things: one of thousands, of words that have nothing to do with judging."""
+    one, two = rng.sample(THINGS, 2)
+    who, verb, how, where = rng.choice(PEOPLE), rng.choice(VERBS), rng.choice(QUALITIES), rng.choice(PLACES)
+    forms = (
+        f"{who} {verb} the {how} {one} {where} the {two}.",
+        f"The {one} {where} the {two} is {how}.",
+        f"When it is {how}, {who.lower()} {verb} a {one} and a {two}.",
+        f"{one.capitalize()}, {two}: {how}",
+        f"({who} {verb} it {where} the {one})",
+    )
+    return rng.choice(forms)
 
 
 def as_message(pair: Judged, identifier: str) -> api.Pair:

@@ -30,6 +30,9 @@ def runner() -> CliRunner:
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts `rewardmesh ARGUMENT...` in tmp_path; whatever still runs at the end is killed."""
     started: list[subprocess.Popen[str]] = []
+    # A test run in the background ignores Ctrl-C, and what it starts would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def run(*arguments: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(
