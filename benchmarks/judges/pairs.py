@@ -37,59 +37,12 @@ REMARKS = (
 """Sentences that say nothing about the problem: an answer is no better or worse for them."""
 
 
-PEOPLE = (
-    "The teacher",
-    "A farmer",
-    "My sister",
-    "The old man",
-    "Nobody",
-    "The neighbour",
-    "Her cousin",
-    "A sailor",
-    "The cook",
-    "His aunt",
-)
-VERBS = (
-    "paints",
-    "carries",
-    "forgets",
-    "sees",
-    "cleans",
-    "draws",
-    "hides",
-    "brings",
-    "mends",
-    "counts",
-    "keeps",
-    "lifts",
-    "likes",
-    "moves",
-)
-QUALITIES = ("green", "heavy", "quiet", "warm", "small", "bright", "early", "round", "soft", "empty", "new", "cold", "slow", "rare", "dry")
-THINGS = tuple(
-    [
-        "window",
-        "garden",
-        "river",
-        "chair",
-        "coat",
-        "bread",
-        "road",
-        "clock",
-        "bridge",
-        "candle",
-        "boat",
-        "tree",
-        "letter",
-        "stone",
-        "pocket",
-        "mirror",
-        "basket",
-        "roof",
-        "bell",
-        "spoon",
-        "cloud",
-    ]
+PEOPLE = ("The teacher", "A farmer", "My sister", "The old man", "Nobody", "The neighbour", "Her cousin", "A sailor", "The cook")
+VERBS = ("paints", "carries", "forgets", "sees", "cleans", "draws", "hides", "brings", "mends", "counts", "keeps", "lifts", "moves")
+QUALITIES = ("green", "heavy", "quiet", "warm", "small", "bright", "early", "round", "soft", "empty", "new", "cold", "slow", "dry")
+THINGS = (
+    *("window", "garden", "river", "chair", "coat", "bread", "road", "clock", "bridge", "candle", "boat"),
+    *("tree", "letter", "stone", "pocket", "mirror", "basket", "roof", "bell", "spoon", "cloud"),
 )
 PLACES = ("near", "under", "behind", "beside", "above", "after", "before", "without", "inside", "along")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,12 @@ NOTES = """\
 Every recipe of `recipes/` on the embedded base: the demo's policy, problems, reward program and services. `reward` is the mean over the
 held-out problems of what the recipe's own program gives one sampled answer, before and after training, both answers to a problem
 evaluated as one group (so that the judge compares just these two); `right` is the share that the verifier calls right. Mean and
-population standard deviation over seeds, which change the problems and the sampling; the models are the same."""
+population standard deviation over seeds, which change the problems and the sampling; the models are the same. Rows of recipes that a run leaves out are those of an earlier one."""
 
 
 def write_report(folder: Path, runs: Sequence[Run], machine: dict[str, Any]) -> Path:
-    """Write recipes.{json,md,png} from the runs that are finished; returns the Markdown file."""
-    rows = figures(runs)
+    """Write recipes.{json,md,png} from the runs that are finished, and the rows of other recipes that are there; returns the Markdown file."""
+    rows = _with_earlier(figures(runs), folder / "recipes.json")
     bars = [Bar.at_least(f"{row['recipe']}: reward gained, worst seed", min(row["gains"]), "", 0.0) for row in rows]
     table = Table(
         ("recipe", "method", "reward before", "after", "gain", "right before", "after", "KL (nats)", "s a step"),
@@ -65,6 +66,13 @@ def figures(runs: Sequence[Run]) -> list[dict[str, Any]]:
         }.items():
             row.setdefault(name, []).append(value)
     return list(rows.values())
+
+
+def _with_earlier(rows: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """Rows by recipe, those of an earlier report where this one has none."""
+    earlier = json.loads(file.read_text())["recipes"] if file.exists() else []
+    by_recipe = {row["recipe"]: row for row in [*earlier, *rows]}
+    return [by_recipe[name] for name in sorted(by_recipe)]
 
 
 def _figure(rows: Sequence[dict[str, Any]]) -> Figure:
