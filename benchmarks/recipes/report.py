@@ -17,11 +17,12 @@ NOTES = """\
 Every recipe of `recipes/` on the embedded base: the demo's policy, problems, reward program and services. `reward` is the mean over the
 held-out problems of what the recipe's own program gives one sampled answer, before and after training, both answers to a problem
 evaluated as one group (so that the judge compares just these two); `right` is the share that the verifier calls right. Mean and
-population standard deviation over seeds, which change the problems and the sampling; the models are the same. Rows of recipes that a run leaves out are those of an earlier one."""
+population standard deviation over seeds, which change the problems and the sampling; the models are the same. Rows of recipes
+that a run leaves out are those of an earlier one."""
 
 
 def write_report(folder: Path, runs: Sequence[Run], machine: dict[str, Any]) -> Path:
-    """Write recipes.{json,md,png} from the runs that are finished, and the rows of other recipes that are there; returns the Markdown file."""
+    """Write recipes.{json,md,png}: the runs that are finished, and the rows of other recipes that are there. Returns the Markdown file."""
     rows = _with_earlier(figures(runs), folder / "recipes.json")
     bars = [Bar.at_least(f"{row['recipe']}: reward gained, worst seed", min(row["gains"]), "", 0.0) for row in rows]
     table = Table(
