@@ -74,7 +74,7 @@ async def test_a_revision_is_written_with_the_critique_in_sight_and_compared() -
     preference = result.message.critique.revision_preference
     assert (preference.p_a_as_given, preference.p_a_swapped) == pytest.approx((0.8, 0.2))
     assert len(endpoint.asked) == 2
-    assert "[Answer A]\n| Ann has 12 apples.\n| She buys 7, so she has 19." in endpoint.asked[0]
+    assert "[Answer A]\n^Ann^has^12^apples.\n^She^buys^7,^so^she^has^19." in endpoint.asked[0]
     assert '| "20" (-1): on 20' in endpoint.written_on[1][0]
     assert [body["temperature"] for _, body in endpoint.written_on] == [0.5, 0.5]
     assert again.message.provenance.cached

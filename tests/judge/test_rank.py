@@ -185,9 +185,9 @@ async def test_a_pair_without_a_verdict_is_left_out() -> None:
         # Nothing is said of 0 against 1 in either order.
         return (
             {"no": 1.0}
-            if "| one\n" in text and "| two\n" in text
+            if "^one\n" in text and "^two\n" in text
             else {"A": 0.75, "B": 0.25}
-            if "[Answer A]\n| one" in text
+            if "[Answer A]\n^one" in text
             else {"A": 0.5, "B": 0.5}
         )
 

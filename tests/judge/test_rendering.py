@@ -85,18 +85,21 @@ def test_built_in_templates_mark_all_material_and_say_so(name: str) -> None:
         answers=[{"label": "A", "text": attack}],
     )
     assert MARKING_NOTES[template.marking] in text
-    assert template.marking == "lines"
+    # The words of a critique are quoted from the answer, which must stay as it is.
+    assert template.marking == ("lines" if template.kind == "critique" else "words")
+    marked = {line: mark(line, template.marking) for line in [*lines, *(f"written for {hop.name}" for hop in template.hops)]}
     for line in lines:
-        assert text.count(line) == text.count(f"| {line}") > 1
-    assert all(f"| written for {hop.name}" in text for hop in template.hops if hop.name in template.text.used)
+        assert text.count(marked[line]) > 1
+        assert text.count(line) == (text.count(marked[line]) if template.marking == "lines" else 0)
+    assert all(marked[f"written for {hop.name}"] in text for hop in template.hops if hop.name in template.text.used)
 
 
 def test_what_shares_a_prompt_shares_its_beginning() -> None:
     first = rendered("compare", a="one", b="two", references=["gold"], notes=["note"])
     other = rendered("compare", a="three", b="four", references=["gold"], notes=["note"])
     common = shared(first, other)
-    assert common.endswith("[Answer A]\n| ")
-    assert all(word in common for word in ("What is 12 + 7?", "gold", "note"))
+    assert common.endswith("[Answer A]\n^")
+    assert all(word in common for word in ("What^is^12^+^7?", "gold", "note"))
     grades = [rendered("grade-checklist", criterion={"id": id, "text": f"{id}?", "weight": 1, "levels": []}) for id in ("kind", "right")]
     assert shared(*grades).endswith("One item of a checklist: ")
 

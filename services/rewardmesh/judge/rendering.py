@@ -2,8 +2,8 @@
 
 Three things keep a value in its place. Template syntax inside it stays text. A line of the template such as `[End of answer A]` is a
 fence: whatever in a value looks like one of the template's fences loses its brackets. And `marking` changes the look of all material, so
-that the model can tell it from the template's own words (datamarking: Hines et al. 2024, arXiv 2403.14720; theirs joins words, `lines`
-marks the beginning of each line and leaves code and mathematics as they are).
+that the model can tell it from the template's own words (datamarking: Hines et al. 2024, arXiv 2403.14720, whose way is `words`; `lines`
+marks the beginning of each line, which leaves code and mathematics as they are and protects less).
 """
 
 from __future__ import annotations
