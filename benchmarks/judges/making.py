@@ -49,10 +49,24 @@ def train_with_bars(console: Console, folder: Path, needed: Sequence[str], known
                 progress.start_task(tasks[name])
             progress.update(tasks[name], completed=step, total=steps, loss=f"loss {loss:.3f}")
 
-        # Those that read the long template take twice as long as the others: one of them, and half the others, to each process.
-        shares = [missing[0::2], missing[1::2]]
+        shares = shared_out({name: _effort(name, known) for name in missing})
         jobs: list[Job] = [(train_all, (folder, share)) for share in shares if share]
         run_parallel(jobs, on_step)
+
+
+def shared_out(efforts: Mapping[str, float], processes: int = 2) -> list[list[str]]:
+    """Names for each process: the longest first, each to the process with the least to do."""
+    shares: list[list[str]] = [[] for _ in range(processes)]
+    for name in sorted(efforts, key=lambda name: -efforts[name]):
+        min(shares, key=lambda share: sum(efforts[each] for each in share)).append(name)
+    return shares
+
+
+def _effort(name: str, known: Mapping[str, Recipe]) -> float:
+    """Of training, about: our template is twice as long as the plain one."""
+    if name == DEMO:
+        return BuildConfig().judge.steps
+    return known[name].steps * (2 if name.startswith("obeying") else 1)
 
 
 def train_all(folder: Path, names: Sequence[str], on_step: OnStep) -> None:

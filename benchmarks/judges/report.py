@@ -148,7 +148,7 @@ def _ranking(axes: Axes, part: Mapping[str, Any]) -> None:
         )
     axes.margins(0.35)
     axes.set_xlabel("verdicts a group of 8 answers")
-    axes.set_ylabel("Kendall's tau-b with true quality, answers without a mistake")
+    axes.set_ylabel("tau-b with true quality, answers without a mistake")
 
 
 def _parity(axes: Axes, part: Mapping[str, Any]) -> None:

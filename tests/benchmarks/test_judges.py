@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.judges import bias, injection, pairs, parity, ranking, report, training
+from benchmarks.judges import bias, injection, making, pairs, parity, ranking, report, training
 from benchmarks.judges.serving import PLAIN, compare, judge, probabilities, write_plain_template
 from matplotlib.figure import Figure
 
@@ -81,6 +81,11 @@ def test_training_is_kept_until_settings_change(tmp_path: Path) -> None:
     assert not training.is_trained(tmp_path, dataclasses.replace(recipe, seed=1))
     found = bias.measure_directly(training.model_folder(tmp_path, recipe), pairs.heldout(12, 6, 2))
     assert all(map(math.isfinite, dataclasses.astuple(found)))
+
+
+def test_training_is_shared_out_evenly() -> None:
+    assert making.shared_out({"a": 2, "b": 2, "c": 2, "d": 1, "e": 1}) == [["a", "c"], ["b", "d", "e"]]
+    assert making.shared_out({"a": 1}) == [["a"], []]
 
 
 async def test_the_service_reads_what_the_logits_say(tmp_path: Path) -> None:

@@ -21,6 +21,12 @@ from rewardmesh.client import CallFailed, Client
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
+@pytest.fixture(autouse=True)
+def own_loggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that runs in this process must not have its loggers write to its closed streams ever after."""
+    monkeypatch.setattr("rewardmesh.serving.logs.configure_logging", lambda *_, **__: None)
+
+
 @pytest.fixture
 def runner() -> CliRunner:
     return CliRunner()

@@ -19,10 +19,10 @@ Mesh = dict[str, str]
 
 
 async def test_online_dpo_makes_the_reward_rise(mesh: Mesh, make_recipe: Any) -> None:
-    evaluation = {"prompts": {"path": "unused"}, "n": 4, "every": 8, "verifier": "math"}
+    evaluation = {"prompts": {"path": "unused"}, "n": 4, "every": 16, "verifier": "math"}
     algorithm = {"name": "online_dpo", "beta": 0.1, "reward_temperature": 0.02}
     sampling = {"prompts_per_step": 6, "completions": 4, "max_tokens": 24, "temperature": 1.0}
-    path = make_recipe(mesh, steps=16, algorithm=algorithm, sampling=sampling, optimiser={"learning_rate": 3e-3})
+    path = make_recipe(mesh, steps=32, algorithm=algorithm, sampling=sampling, optimiser={"learning_rate": 3e-3})
     document = json.loads(path.read_text())
     evaluation["prompts"] = document["prompts"]
     document["evaluation"] = evaluation
@@ -35,8 +35,8 @@ async def test_online_dpo_makes_the_reward_rise(mesh: Mesh, make_recipe: Any) ->
     assert abs(steps[0]["kl"]) < 1e-3, "before the first update policy and reference are the same"
     first, last = np.mean([m["reward_mean"] for m in steps[:3]]), np.mean([m["reward_mean"] for m in steps[-3:]])
     assert last > first + 0.03, (first, last)
-    count = Ledger(recipe.run_dir / "ledger").check(last_step=16)
-    assert (count.steps, count.samples, count.absent) == (16, 16 * 24, 0)
+    count = Ledger(recipe.run_dir / "ledger").check(last_step=32)
+    assert (count.steps, count.samples, count.absent) == (32, 32 * 24, 0)
     assert summary["heldout_n"] == 4
     assert isinstance(summary["heldout_kl"], float)
     assert summary["heldout_kl"] > 0.02
