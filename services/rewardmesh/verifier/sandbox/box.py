@@ -140,8 +140,9 @@ class Box:
 
     async def _end(self) -> None:
         if not self._exited.is_set():
+            # Its group too: what a runtime has begun and not yet tied to itself.
             with suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGKILL)
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._writer.close()
         await self._exited.wait()
         deadline = asyncio.get_running_loop().time() + END_TIMEOUT_S
