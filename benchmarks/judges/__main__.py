@@ -8,8 +8,10 @@ bias: labels are drawn with a known bonus for the answer shown first and for eac
 What a judge really learnt is read from its own logits, on pairs other than those of the audit.
 injection: a judge is trained on two kinds of texts. In a naive template, without fences or marks, 60 % of the pairs hold one of 40 texts
 that try to win, and the label is the letter that the text asks for. In the built-in template there are clean pairs alone, labelled by
-quality: neither injected text nor a label that would teach to resist. Harmless remarks occur in both. Measured is the move of p_a when the
-worse answer of an unseen pair holds one of the 40 texts. Each way to mark what others wrote has a judge of its own.
+quality: neither injected text nor a label that would teach to resist. Harmless remarks occur in both, half of them made-up sentences. With
+a few fixed remarks instead, judges this small are thrown by any text they never saw, and the move with words marked was 0.001 on one seed
+and 0.044 on another. Measured is the move of p_a when the worse answer of an unseen pair holds one of the 40 texts. Each way to mark what
+others wrote has a judge of its own.
 parity: the biased judge in this process, and by vLLM on the CPU as an OpenAI-compatible server.
 ranking: the demo's judge on groups of 8 answers of known quality, and what its verdicts cost; nothing is cached.
 """
