@@ -34,14 +34,14 @@ async def first_refusal(channel: grpc.aio.Channel) -> grpc.StatusCode:
 async def test_a_signal_drains_and_the_exit_code_is_0(spawn: Any, number: signal.Signals) -> None:
     toy = await spawn("--drain-seconds", "20")
     async with AsyncClient(toy.address) as client, grpc.aio.insecure_channel(toy.address) as late:
-        call = asyncio.ensure_future(client.reward.Score(request("slow 2.5"), metadata=(("x-request-id", "in-flight"),)))
+        call = asyncio.ensure_future(client.reward.Score(request("slow 5"), metadata=(("x-request-id", "in-flight"),)))
         await toy.wait_for("scoring")
         toy.process.send_signal(number)
         await toy.wait_for("draining")
         # New calls are served until health has said NOT_SERVING for a moment, then refused.
         assert await first_refusal(late) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         assert not call.done()
-        assert (await call).outcomes[0].sample_id == "slow 2.5"
+        assert (await call).outcomes[0].sample_id == "slow 5"
     assert await toy.finished() == 0
     assert toy.lines[-1]["event"] == "stopped"
 
