@@ -11,29 +11,24 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from rewardmesh.client import pack_floats
-from rewardmesh.gateway.asking import Answer, Asker, Metadata, Reading, retryable
-from rewardmesh.gateway.backends import Backend
+from rewardmesh.gateway.asking import Answer, Metadata, Reading, retryable
 from rewardmesh.gateway.program import CompareSignal
-from rewardmesh.gateway.signals.reward import pinned_model
+from rewardmesh.gateway.signals.judge import JudgeAsker
 from rewardmesh.serving.validation import absence
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import judge_service_pb2 as api
 from rewardmesh.v1 import mesh_service_pb2 as mesh
-from rewardmesh.v1.judge_service_pb2_grpc import JudgeServiceStub
 
 
-class PairAsker(Asker[CompareSignal, api.Pair]):
+class PairAsker(JudgeAsker[CompareSignal, api.Pair]):
     """Asks a JudgeService for preferences; which pairs, and what becomes of them, is a subclass's."""
-
-    def __init__(self, name: str, signal: CompareSignal, backend: Backend) -> None:
-        super().__init__(name, signal, backend)
-        self._stub = JudgeServiceStub(backend.channel)
 
     async def call(
         self, questions: Sequence[api.Pair], pin: pb.ModelRef | None, timeout_s: float, metadata: Metadata
     ) -> Sequence[api.PreferenceOutcome]:
         signal = self.signal
         request = api.CompareRequest(
+            model=self.model(pin),
             template=signal.judge,
             pairs=questions,
             orders=api.COMPARE_ORDERS_BOTH,
@@ -42,8 +37,6 @@ class PairAsker(Asker[CompareSignal, api.Pair]):
             seed=signal.seed,
             want_rationale=signal.rationale,
         )
-        if signal.model or pin is not None:
-            request.model.CopyFrom(pinned_model(signal.model, pin))
         return (await self._stub.Compare(request, timeout=timeout_s, metadata=metadata)).outcomes
 
     def outcome_id(self, outcome: api.PreferenceOutcome) -> str:

@@ -10,24 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from rewardmesh.gateway.asking import Asker, Metadata
-from rewardmesh.gateway.backends import Backend
+from rewardmesh.gateway.asking import Metadata
 from rewardmesh.gateway.program import CritiqueSignal
-from rewardmesh.gateway.signals.reward import pinned_model
+from rewardmesh.gateway.signals.judge import JudgeAsker
 from rewardmesh.serving.validation import absence
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import judge_service_pb2 as api
-from rewardmesh.v1.judge_service_pb2_grpc import JudgeServiceStub
 
 
-class CritiqueAsker(Asker[CritiqueSignal, pb.Sample]):
+class CritiqueAsker(JudgeAsker[CritiqueSignal, pb.Sample]):
     """Asks a JudgeService for critiques."""
 
     answer_field = "critique"
-
-    def __init__(self, name: str, signal: CritiqueSignal, backend: Backend) -> None:
-        super().__init__(name, signal, backend)
-        self._stub = JudgeServiceStub(backend.channel)
 
     def questions(self, samples: Sequence[pb.Sample]) -> list[pb.Sample]:
         return list(samples)
@@ -38,6 +32,7 @@ class CritiqueAsker(Asker[CritiqueSignal, pb.Sample]):
         signal = self.signal
         revised = signal.value == "revision"
         request = api.CritiqueRequest(
+            model=self.model(pin),
             template=signal.judge,
             samples=questions,
             want_revision=revised,
@@ -46,8 +41,6 @@ class CritiqueAsker(Asker[CritiqueSignal, pb.Sample]):
             temperature=signal.temperature,
             seed=signal.seed,
         )
-        if signal.model or pin is not None:
-            request.model.CopyFrom(pinned_model(signal.model, pin))
         return (await self._stub.Critique(request, timeout=timeout_s, metadata=metadata)).outcomes
 
     def outcome_id(self, outcome: api.CritiqueOutcome) -> str:

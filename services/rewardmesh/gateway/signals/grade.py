@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rewardmesh.gateway.asking import Asker, Metadata
-from rewardmesh.gateway.backends import Backend
+from rewardmesh.gateway.asking import Metadata
 from rewardmesh.gateway.program import GradeSignal
-from rewardmesh.gateway.signals.reward import pinned_model
+from rewardmesh.gateway.signals.judge import JudgeAsker
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import judge_service_pb2 as api
-from rewardmesh.v1.judge_service_pb2_grpc import JudgeServiceStub
 
 
-class GradeAsker(Asker[GradeSignal, pb.Sample]):
+class GradeAsker(JudgeAsker[GradeSignal, pb.Sample]):
     """Asks a JudgeService for grades."""
 
     answer_field = "grades"
-
-    def __init__(self, name: str, signal: GradeSignal, backend: Backend) -> None:
-        super().__init__(name, signal, backend)
-        self._stub = JudgeServiceStub(backend.channel)
 
     def questions(self, samples: Sequence[pb.Sample]) -> list[pb.Sample]:
         return list(samples)
@@ -30,6 +24,7 @@ class GradeAsker(Asker[GradeSignal, pb.Sample]):
     ) -> Sequence[api.GradesOutcome]:
         signal = self.signal
         request = api.GradeRequest(
+            model=self.model(pin),
             rubric=signal.judge,
             samples=questions,
             votes=signal.votes,
@@ -37,8 +32,6 @@ class GradeAsker(Asker[GradeSignal, pb.Sample]):
             seed=signal.seed,
             want_rationale=signal.rationale,
         )
-        if signal.model or pin is not None:
-            request.model.CopyFrom(pinned_model(signal.model, pin))
         return (await self._stub.Grade(request, timeout=timeout_s, metadata=metadata)).outcomes
 
     def outcome_id(self, outcome: api.GradesOutcome) -> str:

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rewardmesh.gateway.asking import Answer, Asker, Metadata, Reading, retryable
-from rewardmesh.gateway.backends import Backend
+from rewardmesh.gateway.asking import Answer, Metadata, Reading, retryable
 from rewardmesh.gateway.program import RankSignal
 from rewardmesh.gateway.signals.compare import shown
-from rewardmesh.gateway.signals.reward import pinned_model
+from rewardmesh.gateway.signals.judge import JudgeAsker
 from rewardmesh.serving.validation import absence
 from rewardmesh.v1 import common_pb2 as pb
 from rewardmesh.v1 import judge_service_pb2 as api
 from rewardmesh.v1 import mesh_service_pb2 as mesh
-from rewardmesh.v1.judge_service_pb2_grpc import JudgeServiceStub
 
 
-class RankAsker(Asker[RankSignal, api.RankGroup]):
+class RankAsker(JudgeAsker[RankSignal, api.RankGroup]):
     """Asks a JudgeService to rank a group; one question a group."""
-
-    def __init__(self, name: str, signal: RankSignal, backend: Backend) -> None:
-        super().__init__(name, signal, backend)
-        self._stub = JudgeServiceStub(backend.channel)
 
     def questions(self, samples: Sequence[pb.Sample]) -> list[api.RankGroup]:
         if len(samples) < 2:
@@ -42,6 +36,7 @@ class RankAsker(Asker[RankSignal, api.RankGroup]):
     ) -> Sequence[api.RankingOutcome]:
         signal = self.signal
         request = api.RankRequest(
+            model=self.model(pin),
             template=signal.judge,
             groups=questions,
             method=api.RankMethod.Value(f"RANK_METHOD_{signal.method.upper()}"),
@@ -52,8 +47,6 @@ class RankAsker(Asker[RankSignal, api.RankGroup]):
             temperature=signal.temperature,
             seed=signal.seed,
         )
-        if signal.model or pin is not None:
-            request.model.CopyFrom(pinned_model(signal.model, pin))
         return (await self._stub.Rank(request, timeout=timeout_s, metadata=metadata)).outcomes
 
     def outcome_id(self, outcome: api.RankingOutcome) -> str:
